@@ -492,7 +492,7 @@ class LikelihoodDistribution(Distribution):
     `log_prob` (B, *shape) -> (B,) sums over the entries; `mode` is a valid record. `sample` draws from torch's global generator.
     """
 
-    arg_constraints = {}
+    arg_constraints = {}  # pyright: ignore
 
     def __init__(self, family: Likelihood | ColumnLikelihood, params: Tensor, shape: Sequence[int]):
         self.family, self.params = family, params

@@ -1,0 +1,91 @@
+"""Multilayer perceptrons, and what all networks share: activations and initial weights."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..errors import ConfigError, nearest
+
+__all__ = ["MLP", "Activation", "activation_layer", "initialise"]
+
+Activation = Literal["relu", "leaky_relu", "elu", "silu", "gelu", "tanh", "softplus"]
+
+_LAYERS = {
+    "relu": lambda: nn.ReLU(),
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "elu": lambda: nn.ELU(),
+    "silu": lambda: nn.SiLU(),
+    "gelu": lambda: nn.GELU(),
+    "tanh": lambda: nn.Tanh(),
+    "softplus": lambda: nn.Softplus(),
+}
+
+
+def activation_layer(name: str) -> nn.Module:
+    """A fresh layer by name. Raises `ConfigError` for an unknown one."""
+    if name not in _LAYERS:
+        raise ConfigError(f"There is no activation {name!r}.{nearest(name, _LAYERS)}")
+    return _LAYERS[name]()
+
+
+def initialise(layers: Sequence[nn.Module], activation: str) -> None:
+    """Weights that keep the variance of signals from layer to layer, biases zero; the last layer is linear.
+
+    U(-a, a) with a = g sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, as in Burda et al. 2016). For rectifier-like activations
+    g^2 = 2, because half of the signal is cut off (He et al. 2015). A strided convolution shows an input to k^2 / stride^2 windows, and a
+    transposed one forms an output from as many: those are their fans.
+    """
+    for i, layer in enumerate(layers):
+        weight, bias = layer.weight, layer.bias
+        assert isinstance(weight, Tensor)
+        fan_out, fan_in = weight.shape[:2]
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            window, stride = math.prod(layer.kernel_size), math.prod(layer.stride)
+            fan_in, fan_out = layer.in_channels * window, layer.out_channels * window
+            if isinstance(layer, nn.ConvTranspose2d):
+                fan_in /= stride
+            else:
+                fan_out /= stride
+        gain = 1.0 if activation == "tanh" or i == len(layers) - 1 else math.sqrt(2.0)
+        bound = gain * math.sqrt(6.0 / (fan_in + fan_out))
+        nn.init.uniform_(weight, -bound, bound)
+        if isinstance(bias, Tensor):
+            nn.init.zeros_(bias)
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation between them: R^in x R^condition -> R^out.
+
+    `forward(x, c=None)`: x (B, *any) is flattened to (B, in_dim) and the condition c (B, condition_dim) is appended to it;
+    returns (B, out_dim), or (B, *out_shape) when that is given. `hidden=()` is one linear map.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        hidden: Sequence[int] = (256, 256),
+        condition_dim: int = 0,
+        activation: str = "relu",
+        out_shape: Sequence[int] | None = None,
+    ):
+        super().__init__()
+        sizes = [in_dim + condition_dim, *hidden, out_dim]
+        dense = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        initialise(dense, activation)
+        layers: list[nn.Module] = []
+        for one in dense[:-1]:
+            layers += [one, activation_layer(activation)]
+        self.layers = nn.Sequential(*layers, dense[-1])
+        self.out_shape = None if out_shape is None else tuple(out_shape)
+
+    def forward(self, x: Float[Tensor, "B *shape"], c: Float[Tensor, "B C"] | None = None) -> Float[Tensor, "B *out"]:
+        if x.ndim > 2:
+            x = x.flatten(1)
+        h = self.layers(x if c is None else torch.cat([x, c], 1))
+        return h if self.out_shape is None else h.unflatten(1, self.out_shape)
