@@ -1,0 +1,391 @@
+"""The contract: what every deep generative model does, and says.
+
+Four verbs are what a probabilistic model is for: **train** (`fit`), **sample**, **evaluate likelihood** (`log_prob`) and
+**represent** (`encode`, `decode`). `Model` owns them: each public verb checks its inputs once (fittedness, shape, support, condition,
+device) and calls one private hook that is only mathematics. A family writes its hooks and nothing else:
+
+=================================  ====================================================================
+hook                               meaning
+=================================  ====================================================================
+`_build(spec)`                     make the networks for records of this `DataSpec`
+`_objectives()`                    the named losses that training minimises (`GradientModel` only)
+`_estimate(data, training, run)`   fit by other means, such as EM (`ClosedFormModel` only)
+`_sample(n, c, rng)`               n records, (n, *shape)
+`_log_prob(x, c, rng)`             log p(x | c) in nats per record, (B,), with the family's `density` kind
+`_encode(x, c)`                    codes, (B, d)
+`_decode(z, c)`                    records at the given codes, (B, *shape)
+`_posterior(x, c)`                 q(z | x) or p(z | x), a `torch.distributions.Distribution`
+`_likelihood(z, c)`                p(x | z), a distribution
+=================================  ====================================================================
+
+In the hooks `x` is (B, *spec.shape) in the values of its support, `c` is the condition (B, spec.condition_dim) or None, and `rng` the only
+source of randomness. A hook that a family does not write makes its verb raise `Unsupported`. Concrete classes are final: no hook has two bodies.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from . import store
+from .data import Data, Records, Schema, as_data
+from .data.spec import DataSpec
+from .errors import ConfigError, DataError, NotFitted, Unsupported, nearest
+from .rng import Rng
+from .objective import Batch, Loss, Objective, Observer, Training
+
+__all__ = ["Batch", "ClosedFormModel", "Density", "GradientModel", "Loss", "Model", "Objective", "Training"]
+
+Density = Literal["exact", "bound", "estimate", "none"]
+"""What `log_prob` returns: log p(x) itself, a lower bound on it, a stochastic estimate of it, or nothing at all."""
+
+CHUNK = 512
+"""Records that a verb passes to its hook at a time, so that memory stays bounded."""
+
+
+class Model(nn.Module, ABC):
+    """The contract that every family keeps. Not instantiated itself; see `pushforward.catalog()`.
+
+    The constructor is the configuration: keyword hyperparameters, stored verbatim under their own names.
+    """
+
+    name: ClassVar[str] = ""
+    """The name in the catalog, such as `"vae"`; empty for classes that are not offered."""
+    density: Density = "none"
+    """The kind of number `log_prob` returns. A family may set it per instance when the data decide (dequantised levels give a bound)."""
+    training: ClassVar[Training] = Training()
+    """The family's own training defaults; `fit` overrides them one by one."""
+    unsupported: ClassVar[Mapping[str, str]] = {}
+    """Verb -> why this family cannot offer it, and what to use instead."""
+
+    spec: DataSpec | None = None
+    schema: Schema | None = None
+
+    # -- configuration ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def hyperparameters(cls) -> dict[str, inspect.Parameter]:
+        """The constructor's parameters by name: the one source of configuration, flags and documentation."""
+        found = dict(inspect.signature(cls.__init__).parameters)
+        found.pop("self")
+        return found
+
+    def config(self) -> dict[str, Any]:
+        """The hyperparameters of this instance, as given."""
+        return {name: getattr(self, name) for name in self.hyperparameters()}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v!r}" for k, v in self.config().items() if not isinstance(v, nn.Module))
+
+    @classmethod
+    def accepts(cls, spec: DataSpec) -> str | None:
+        """None when this family can model such records, else the reason it cannot and what can."""
+        del spec
+        return None
+
+    # -- building -----------------------------------------------------------------------------------------------------
+
+    def build(self, spec: DataSpec, *, seed: int = 0) -> Self:
+        """Make the networks for records of this `spec`, with initial weights drawn from `seed`.
+
+        `fit` does this itself; call it to inspect an untrained model. The global random state is left as it was.
+        Raises `Unsupported` when the family cannot model such records.
+        """
+        reason = type(self).accepts(spec)
+        if reason:
+            raise Unsupported(reason)
+        self.spec = spec
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(spec)
+        self.to(torch.get_default_dtype())
+        return self.eval()
+
+    @abstractmethod
+    def _build(self, spec: DataSpec) -> None: ...
+
+    # -- train --------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        condition: Any = None,
+        out: str | Path | None = None,
+        observers: Sequence[Observer] = (),
+        **settings: Any,
+    ) -> Self:
+        """Train on `data` and return the model itself.
+
+        Parameters
+        ----------
+        data
+            A `Data` from `load_data`, or anything `load_data` takes.
+        condition
+            None to model p(x); True to model p(x | label) with the data's own labels; or an array of labels or vectors, one per record.
+        out
+            A new run folder to write (configuration, weights, history, checkpoints, a model card). None keeps everything in memory.
+        observers
+            Objects told of each step; see `pushforward.train.Observer`.
+        **settings
+            Fields of `pushforward.train.Training`: `steps`, `epochs` or `minutes`, `batch_size`, `lr`, `seed`, `ema`, `precision` ...
+
+        Raises
+        ------
+        DataError
+            The records do not fit the model, with the remedy.
+        Diverged
+            A loss became infinite or NaN; the last good checkpoint is kept.
+        """
+        training = type(self).training.override(**settings)
+        data = as_data(data, label=None if condition is None or condition is True else condition)
+        conditional = condition is not None and condition is not False
+        if conditional and data.schema.condition is None:
+            raise DataError("condition=True needs labels, and this data set has none. Give load_data(..., label=...) or condition=ARRAY.")
+        self._adopt(data.schema, conditional)
+        assert self.spec is not None
+        self.build(self.spec, seed=training.seed)
+        run = None
+        if out is not None and store.rank_zero():
+            run = store.Run.create(out, self.describe(), data.describe(), training.to_json())
+        return self.carry_on(data, training, run, observers)
+
+    def carry_on(self, data: Data, training: Training, run: "store.Run | None", observers: Sequence[Observer] = ()) -> Self:
+        """Train the built model on `data` from where `run` stopped (from the start without a checkpoint); `resume` calls this."""
+        self._fit(data, training, run, observers)
+        self.eval()
+        if run is not None and store.rank_zero():
+            run.write_model(self.state_dict())
+        return self
+
+    def _adopt(self, schema: Schema, conditional: bool) -> None:
+        """Take the data's schema as our own; `conditional` says whether its labels reach the networks."""
+        self.schema = schema
+        dim = schema.condition.dim if conditional and schema.condition is not None else 0
+        self.spec = schema.spec.with_condition(dim)
+
+    @abstractmethod
+    def _fit(self, data: Data, training: Training, run: "store.Run | None", observers: Sequence[Observer]) -> None: ...
+
+    # -- sample -------------------------------------------------------------------------------------------------------
+
+    def sample(
+        self, n: int = 1, *, condition: Any = None, generator: torch.Generator | None = None, seed: int | None = None, **options: Any
+    ) -> Any:
+        """Draw `n` new records, in the user's own form and units (DataFrame, uint8 images, array ...).
+
+        `condition` is one label (or vector) for all records or one for each; required when the model is conditional.
+        `generator` (a CPU `torch.Generator`) or `seed` fixes the result bit for bit. `options` go to the family's sampler.
+        """
+        spec = self._ready("sample")
+        hook = self._hook("sample", options)
+        if n < 1:
+            raise DataError(f"sample needs n of at least 1, got {n}.")
+        c = self._condition(condition, n)
+        rng = self._rng(generator, seed)
+        with torch.no_grad():
+            parts = [hook(len(at), None if c is None else c[at], rng, **options) for at in torch.arange(n).split(CHUNK)]
+        x = torch.cat(parts).cpu()
+        assert x.shape == (n, *spec.shape), f"{type(self).__name__}._sample returned {tuple(x.shape)}"
+        return x if self.schema is None else self.schema.decode(x)
+
+    # -- evaluate likelihood ------------------------------------------------------------------------------------------
+
+    def log_prob(
+        self, records: Any, *, condition: Any = None, generator: torch.Generator | None = None, seed: int | None = None, **options: Any
+    ) -> Tensor:
+        """log p(x), or log p(x | condition), in nats per record and in the data's own units, (n,).
+
+        `self.density` says what kind of number it is: exact, a lower bound, or an estimate. Records on a finite set
+        have log-probabilities; real ones have log-densities, and the data layer's scaling is accounted for by its log-determinant.
+        """
+        self._ready("log_prob")
+        hook = self._hook("log_prob", options)
+        log_det = self.schema.log_det if self.schema is not None else 0.0
+        rng = self._rng(generator, 0 if seed is None and generator is None else seed)
+        with torch.no_grad():
+            return torch.cat([hook(x, c, rng, **options).cpu() for x, c in self._chunks(records, condition)]) + log_det
+
+    # -- represent ----------------------------------------------------------------------------------------------------
+
+    def encode(self, records: Any, *, condition: Any = None) -> Tensor:
+        """Codes of the records, (n, d)."""
+        self._ready("encode")
+        hook = self._hook("encode")
+        with torch.no_grad():
+            return torch.cat([hook(x, c).cpu() for x, c in self._chunks(records, condition)])
+
+    def decode(self, z: Any, *, condition: Any = None) -> Any:
+        """Records at the codes `z` (n, d), in the user's own form."""
+        self._ready("decode")
+        hook = self._hook("decode")
+        z = torch.as_tensor(z, dtype=self.dtype, device=self.device)
+        if z.ndim != 2:
+            raise DataError(f"decode needs codes of shape (n, d), got {tuple(z.shape)}.")
+        c = self._condition(condition, len(z))
+        with torch.no_grad():
+            x = torch.cat([hook(z[at], None if c is None else c[at]) for at in torch.arange(len(z)).split(CHUNK)]).cpu()
+        return x if self.schema is None else self.schema.decode(x)
+
+    def reconstruct(self, records: Any, *, condition: Any = None) -> Any:
+        """decode(encode(records)), in the user's own form."""
+        return self.decode(self.encode(records, condition=condition), condition=condition)
+
+    def posterior(self, records: Any, *, condition: Any = None) -> Distribution:
+        """q(z | x) (or the exact p(z | x) where the family has it) for all records at once."""
+        self._ready("posterior")
+        hook = self._hook("posterior")
+        x, c = self._inputs(records, condition)
+        with torch.no_grad():
+            return hook(x, c)
+
+    def likelihood(self, z: Any, *, condition: Any = None) -> Distribution:
+        """p(x | z) at the codes `z` (n, d)."""
+        self._ready("likelihood")
+        hook = self._hook("likelihood")
+        z = torch.as_tensor(z, dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            return hook(z, self._condition(condition, len(z)))
+
+    @classmethod
+    def supports(cls, verb: str) -> bool:
+        """Whether this family offers the verb: `sample`, `log_prob`, `encode`, `decode`, `posterior` or `likelihood`."""
+        return hasattr(cls, f"_{verb}") and verb not in cls.unsupported
+
+    # -- save ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write a run folder (JSON and safetensors, nothing executable); `pushforward.load` reads it on any device.
+
+        Raises `RunError` when the folder exists and is not empty.
+        """
+        self._ready("save")
+        data = {} if self.schema is None else {"schema": self.schema.to_json()}
+        run = store.Run.create(path, self.describe(), data, {})
+        run.write_model(self.state_dict())
+        return run.path
+
+    def describe(self) -> dict[str, Any]:
+        """The model as JSON: class name, hyperparameters, spec. Networks that were passed in are named, never pickled."""
+        spec = None if self.spec is None else self.spec.to_json()
+        return {"model": self.name, "config": {k: _plain(v) for k, v in self.config().items()}, "spec": spec}
+
+    # -- shared checks ------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        found = (t.dtype for t in (*self.parameters(), *self.buffers()) if t.is_floating_point())
+        return next(found, torch.get_default_dtype())
+
+    def _ready(self, verb: str) -> DataSpec:
+        if self.spec is None:
+            raise NotFitted(f"{type(self).__name__}.{verb} was called before fit. Call model.fit(data) or pushforward.load(run) first.")
+        return self.spec
+
+    def _hook(self, verb: str, options: Mapping[str, Any] = {}) -> Callable[..., Any]:
+        hook = getattr(self, f"_{verb}", None)
+        if hook is None or verb in self.unsupported:
+            reason = self.unsupported.get(verb, f"this family defines no {verb}.")
+            raise Unsupported(f"{type(self).__name__} has no {verb}: {reason}")
+        known = [p.name for p in inspect.signature(hook).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"{type(self).__name__}.{verb} has no option {name!r}.{nearest(name, known)}")
+        return cast(Callable[..., Any], hook)
+
+    def _rng(self, generator: torch.Generator | None, seed: int | None) -> Rng:
+        if generator is None:
+            generator = torch.Generator()
+            generator.manual_seed(int(torch.randint(2**62, ()).item()) if seed is None else seed)
+        elif generator.device.type != "cpu":
+            raise ConfigError(
+                "generator must be a CPU torch.Generator: noise is drawn there so that a seed means the same on every device."
+            )
+        return Rng(generator, self.device, self.dtype)
+
+    def _condition(self, condition: Any, n: int) -> Tensor | None:
+        assert self.spec is not None
+        if self.spec.condition_dim == 0:
+            if condition is not None:
+                raise DataError(
+                    f"{type(self).__name__} was fitted without a condition; fit(data, condition=True) makes a conditional model."
+                )
+            return None
+        if condition is None:
+            what = "" if self.schema is None or self.schema.condition is None else f" ({self.schema.condition})"
+            raise DataError(f"{type(self).__name__} is conditional: give condition={what}, one for all records or one for each.")
+        if self.schema is not None and self.schema.condition is not None:
+            c = self.schema.condition.encode(condition, n)
+        else:
+            c = torch.as_tensor(condition, dtype=self.dtype)
+            c = c.expand(n, -1) if c.ndim == 1 else c
+        if c.shape != (n, self.spec.condition_dim):
+            raise DataError(f"condition has shape {tuple(c.shape)}; {n} records need ({n}, {self.spec.condition_dim}).")
+        return c.to(self.device, self.dtype)
+
+    def _inputs(self, records: Any, condition: Any) -> tuple[Tensor, Tensor | None]:
+        """Checked tensors on the model's device from records in any form."""
+        assert self.spec is not None
+        own = None
+        if isinstance(records, Records):
+            x = records.tensor(self.dtype)
+            if self.spec.condition_dim and condition is None:
+                own = records.vectors(self.dtype)
+        elif self.schema is not None:
+            x = self.schema.encode(records)
+        else:
+            x = torch.as_tensor(records)
+        if tuple(x.shape[1:]) != self.spec.shape:
+            raise DataError(f"Records have shape {tuple(x.shape[1:])}; this model was fitted to {self.spec.shape}.")
+        c = self._condition(condition, len(x)) if own is None else own.to(self.device)
+        return x.to(self.device, self.dtype), c
+
+    def _chunks(self, records: Any, condition: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+        x, c = self._inputs(records, condition)
+        for at in torch.arange(len(x)).split(CHUNK):
+            yield x[at], None if c is None else c[at]
+
+
+class GradientModel(Model):
+    """A model trained by stochastic gradients on named objectives, by the one loop in `train.py`."""
+
+    @abstractmethod
+    def _objectives(self) -> tuple[Objective, ...]:
+        """The losses to minimise, in the order in which a round of training visits them."""
+
+    def _fit(self, data: Data, training: Training, run: "store.Run | None", observers: Sequence[Observer]) -> None:
+        from .train import train  # Fabric is imported when training starts, not before
+
+        assert self.spec is not None
+        train(self, self._objectives(), data, training, run=run, observers=observers, conditional=self.spec.condition_dim > 0)
+
+
+class ClosedFormModel(Model):
+    """A model fitted by other means (EM, a library's solver) behind the same verbs."""
+
+    @abstractmethod
+    def _estimate(self, data: Data, training: Training, run: "store.Run | None") -> None:
+        """Fit the parameters to `data.train`."""
+
+    def _fit(self, data: Data, training: Training, run: "store.Run | None", observers: Sequence[Observer]) -> None:
+        self._estimate(data, training, run)
+
+
+def _plain(value: Any) -> Any:
+    """A hyperparameter as JSON: models nest, networks are named."""
+    if isinstance(value, Model):
+        return {"model": value.name, "config": {k: _plain(v) for k, v in value.config().items()}}
+    if isinstance(value, nn.Module):
+        return {"network": type(value).__qualname__}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
