@@ -1,0 +1,30 @@
+"""The user's records <-> tensors: schemas, splits, built-in sets."""
+
+from .arrays import ArraySchema
+from .densities import Mixture2D
+from .features import Features
+from .readers import as_data, load_data, reload
+from .records import Data, Records
+from .schema import Condition, Schema
+from .spec import BINARY, REAL, UNIT, DataSpec, Kind, Support, categories, levels
+
+__all__ = [
+    "BINARY",
+    "REAL",
+    "UNIT",
+    "ArraySchema",
+    "Condition",
+    "Data",
+    "DataSpec",
+    "Features",
+    "Kind",
+    "Mixture2D",
+    "Records",
+    "Schema",
+    "Support",
+    "as_data",
+    "categories",
+    "levels",
+    "load_data",
+    "reload",
+]

@@ -1,0 +1,72 @@
+"""Records as real features, for networks: the map that neither loses nor adds information.
+
+real and unit-free values pass as they are; `unit`, `binary` and `levels(k)` are scaled to [-1, 1]; `categories(k)` become
+one-hot vectors with entries -1 and 1. Images keep their (C, H, W) shape; everything else is a flat vector.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import DataError
+from .spec import DataSpec, Support
+
+
+class Features:
+    """The features of a `DataSpec`, both ways.
+
+    `shape` is that of the features of one record; `blocks` lists (column, support, slice of the flat features).
+    """
+
+    def __init__(self, spec: DataSpec):
+        self.spec = spec
+        self.blocks: list[tuple[int, Support, slice]] = []
+        start = 0
+        for column, support in enumerate(spec.columns):
+            width = support.size if support.name == "categories" and support.size else 1
+            self.blocks.append((column, support, slice(start, start + width)))
+            start += width
+        self.dim = start
+        if spec.kind == "image" and start != spec.dim:
+            raise DataError("Images with categorical pixels have no features; give them as levels or as a table.")
+        self.shape: tuple[int, ...] = spec.shape if spec.kind == "image" else (start,)
+
+    def encode(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B *features"]:
+        """Features of records: (B, *spec.shape) -> (B, *self.shape)."""
+        shared = self.spec.support
+        if shared is not None and shared.name != "categories":
+            return _scale(x, shared)
+        flat = x.flatten(1)
+        return torch.cat([_one(flat[:, c], s) for c, s, _ in self.blocks], 1)
+
+    def decode(self, features: Float[Tensor, "B *features"]) -> Float[Tensor, "B *shape"]:
+        """The record nearest to each feature vector: levels are rounded, categories take the largest entry."""
+        shared = self.spec.support
+        if shared is not None and shared.name != "categories":
+            return _unscale(features, shared).reshape(-1, *self.spec.shape)
+        columns = [
+            features[:, at].argmax(1).to(features.dtype) if s.name == "categories" else _unscale(features[:, at.start], s)
+            for _, s, at in self.blocks
+        ]
+        return torch.stack(columns, 1).reshape(-1, *self.spec.shape)
+
+
+def _scale(x: Tensor, support: Support) -> Tensor:
+    if support.name == "real":
+        return x
+    return x * (2.0 / ((support.size or 2) - 1)) - 1.0
+
+
+def _unscale(f: Tensor, support: Support) -> Tensor:
+    if support.name == "real":
+        return f
+    top = (support.size or 2) - 1
+    x = ((f + 1.0) * (top / 2.0)).clamp(0, top)
+    return x.round() if support.discrete else x
+
+
+def _one(column: Tensor, support: Support) -> Tensor:
+    if support.name != "categories":
+        return _scale(column, support)[:, None]
+    assert support.size
+    return torch.nn.functional.one_hot(column.long(), support.size).to(column.dtype) * 2.0 - 1.0
