@@ -19,7 +19,8 @@ hook                               meaning
 =================================  ====================================================================
 
 In the hooks `x` is (B, *spec.shape) in the values of its support, `c` is the condition (B, spec.condition_dim) or None, and `rng` the only
-source of randomness. A hook that a family does not write makes its verb raise `Unsupported`. Concrete classes are final: no hook has two bodies.
+source of randomness. A hook that a family does not write makes its verb raise `Unsupported`. Concrete classes are final: no hook
+has two bodies.
 """
 
 import inspect
@@ -36,8 +37,8 @@ from . import store
 from .data import Data, Records, Schema, as_data
 from .data.spec import DataSpec
 from .errors import ConfigError, DataError, NotFitted, Unsupported, nearest
-from .rng import Rng
 from .objective import Batch, Loss, Objective, Observer, Training
+from .rng import Rng
 
 __all__ = ["Batch", "ClosedFormModel", "Density", "GradientModel", "Loss", "Model", "Objective", "Training"]
 
@@ -76,8 +77,8 @@ class Model(nn.Module, ABC):
         return found
 
     def config(self) -> dict[str, Any]:
-        """The hyperparameters of this instance, as given."""
-        return {name: getattr(self, name) for name in self.hyperparameters()}
+        """The hyperparameters of this instance, as given. One named like a verb (`likelihood`) is stored as `likelihood_`."""
+        return {name: getattr(self, f"{name}_" if hasattr(type(self), name) else name) for name in self.hyperparameters()}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{k}={v!r}" for k, v in self.config().items() if not isinstance(v, nn.Module))
