@@ -9,8 +9,10 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-# Before anything imports the package: shapes in annotations are checked in tests, and cost users nothing.
-install_import_hook("pushforward", "beartype.beartype")
+# Before anything imports the package: shapes in annotations are checked in tests, and cost users nothing. Only the mathematics has shapes;
+# elsewhere beartype cannot follow typing.Self, which jaxtyping hands it method by method.
+_SHAPED = ("bijections", "data.features", "likelihoods", "metrics", "nn", "noise", "samplers")
+install_import_hook([f"pushforward.{name}" for name in _SHAPED], "beartype.beartype")
 
 torch.set_num_threads(1)
 
@@ -33,3 +35,13 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def toys_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy models in the catalog, as an installed package would put them there."""
+    import toys
+
+    from pushforward import models
+
+    monkeypatch.setattr(models, "catalog", lambda: {m.name: m for m in (toys.Gauss, toys.Poisoned, toys.Duel)})

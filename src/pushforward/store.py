@@ -99,7 +99,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, 
     # Tied weights share storage, which the format refuses: each gets its own copy.
     whole = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
     text = json.dumps(dict(meta or {}), sort_keys=True)
-    header = {"meta": text, "format": str(FORMAT), "sha256": _sum_tensors(whole, text)}
+    header = {"meta": text, "format": str(FORMAT), "sha256": _sum_tensors(whole, f"{FORMAT} {text}")}
     atomic(path, lambda draft: save_file(whole, draft, header))
 
 
@@ -117,8 +117,8 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
         raise RunError(f"{path} is damaged or no safetensors file ({error}). Restore it from a copy, or fit again.") from error
     if int(header.get("format", 0)) > FORMAT:
         raise RunError(f"{path} has format {header['format']}; this version of pushforward reads up to {FORMAT}. Upgrade pushforward.")
-    text = header.get("meta", "{}")
-    if header.get("sha256") != _sum_tensors(tensors, text):
+    text = header.get("meta", "")
+    if header.get("sha256") != _sum_tensors(tensors, f"{header.get('format')} {text}"):
         raise RunError(
             f"{path} does not match its checksum: a byte was changed since it was written. Restore it from a copy, or fit again."
         )

@@ -1,8 +1,8 @@
 """The one training loop, on Lightning Fabric. It knows objectives, not models.
 
-A round visits every objective in turn: take a batch, compute the mean of its per-record losses, step its optimiser
-(k times for a critic). Everything random comes from two generators held here, one for the order of the data and one for noise, so that a run
-interrupted anywhere and resumed from its last checkpoint has the weights of the run that was not.
+A round visits every objective in turn: take a batch, compute the mean of its per-record losses, step its optimiser (k times for a
+critic). Everything random comes from two generators held here, one for the order of the data and one for noise, so that a run interrupted
+anywhere and resumed from its last checkpoint has the weights of the run that was not.
 """
 
 import contextlib
@@ -310,7 +310,8 @@ def train(
 ) -> None:
     """Minimise the objectives within the budget, leaving the best (or averaged, or last) weights in `model`.
 
-    With a `run` that holds a checkpoint, training goes on from it. Ctrl-C finishes the round, saves a checkpoint and raises `KeyboardInterrupt`.
+    With a `run` that holds a checkpoint, training goes on from it. Ctrl-C finishes the round, saves a checkpoint and raises
+    `KeyboardInterrupt`.
     Raises `Diverged` when a loss is not finite and `DataError` when there are fewer records than a batch.
     """
     from .observers import Progress

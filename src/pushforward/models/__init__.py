@@ -76,7 +76,8 @@ def from_config(described: Mapping[str, Any], **networks: nn.Module) -> Model:
         elif isinstance(value, dict) and "network" in value:
             if key not in networks:
                 raise RunError(
-                    f"{described['model']} was built with a network of your own ({value['network']}) as {key}. Give it again: load(path, {key}=...)."
+                    f"{described['model']} was built with a network of your own ({value['network']}) as {key}. "
+                    f"Give it again: load(path, {key}=...)."
                 )
             value = networks[key]
         elif isinstance(value, list):
@@ -144,5 +145,6 @@ def _check_same(run: Run, data: Data) -> None:
     was, now = run.data.get("fingerprint"), data.describe().get("fingerprint")
     if was != now:
         raise RunError(
-            f"The data are not those that {run.path} was fitted to (fingerprint {str(now)[:12]}, was {str(was)[:12]}). Give the same records, or fit again."
+            f"The data are not those that {run.path} was fitted to (fingerprint {str(now)[:12]}, was {str(was)[:12]}). "
+            "Give the same records, or fit again."
         )

@@ -1,0 +1,91 @@
+"""The smallest models that keep the contract, for tests of the machinery around models."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.data.spec import DataSpec
+from pushforward.model import Batch, GradientModel, Loss, Objective
+from pushforward.objective import Training
+from pushforward.rng import Rng
+
+
+class Gauss(GradientModel):
+    """N(mu, diag(sigma^2)) fitted by gradient: every answer is known in closed form."""
+
+    name = "gauss"
+    density = "exact"
+    training = Training(lr=0.05)
+    unsupported = {"encode": "a Gaussian has no code; use a vae."}
+
+    def __init__(self, width: int = 1):
+        super().__init__()
+        self.width = width
+
+    def _build(self, spec: DataSpec) -> None:
+        self.mu = nn.Parameter(torch.randn(spec.dim) * 0.1)
+        self.rho = nn.Parameter(torch.zeros(spec.dim))
+
+    def _objectives(self) -> tuple[Objective, ...]:
+        return (Objective("nll", [self], self._loss),)
+
+    def _loss(self, batch: Batch) -> Loss:
+        z = (batch.x.flatten(1) - self.mu) * torch.exp(-self.rho) + 0.0 * batch.rng.randn(*batch.x.flatten(1).shape)
+        square, volume = 0.5 * z.square().sum(1), (self.rho.sum() + 0.5 * self.mu.numel() * math.log(2 * math.pi)).expand(len(batch))
+        return Loss(square + volume, {"square": square, "volume": volume})
+
+    def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
+        return torch.distributions.Normal(self.mu, self.rho.exp()).log_prob(x.flatten(1)).sum(1)
+
+    def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
+        assert self.spec is not None
+        return (self.mu + self.rho.exp() * rng.randn(n, len(self.mu))).reshape(n, *self.spec.shape)
+
+
+class Poisoned(Gauss):
+    """A Gaussian whose loss turns NaN in its term `poison` at step 7."""
+
+    name = "poisoned"
+
+    def _objectives(self) -> tuple[Objective, ...]:
+        return (Objective("nll", [self], self._poison),)
+
+    def _poison(self, batch: Batch) -> Loss:
+        loss = self._loss(batch)
+        bad = loss.per_record * (float("nan") if batch.step >= 7 else 1.0)
+        return Loss(bad, {"fine": loss.per_record, "poison": bad})
+
+
+class Duel(GradientModel):
+    """Two players with a double-backward penalty, as in a Wasserstein GAN with k = 2 critic steps."""
+
+    name = "duel"
+    training = Training(lr=0.01)
+
+    def __init__(self, critic_steps: int = 2):
+        super().__init__()
+        self.critic_steps = critic_steps
+
+    def _build(self, spec: DataSpec) -> None:
+        self.critic = nn.Sequential(nn.Linear(spec.dim, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.generator = nn.Linear(2, spec.dim)
+
+    def _objectives(self) -> tuple[Objective, ...]:
+        return (
+            Objective("critic", [self.critic], self._critic, self.critic_steps, validate=False),
+            Objective("generator", [self.generator], self._generator, validate=False),
+        )
+
+    def _critic(self, batch: Batch) -> Loss:
+        with torch.no_grad():
+            fake = self.generator(batch.rng.randn(len(batch), 2))
+        mid = (batch.x * batch.rng.rand(len(batch), 1) + fake).requires_grad_()
+        (slope,) = torch.autograd.grad(self.critic(mid).sum(), mid, create_graph=True)
+        return Loss((self.critic(fake) - self.critic(batch.x))[:, 0] + (slope.norm(dim=1) - 1) ** 2)
+
+    def _generator(self, batch: Batch) -> Loss:
+        return Loss(-self.critic(self.generator(batch.rng.randn(len(batch), 2)))[:, 0])
+
+    def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
+        return self.generator(rng.randn(n, 2))
