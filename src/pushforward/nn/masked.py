@@ -1,0 +1,156 @@
+"""Masked networks: D outputs, of which the d-th sees only the inputs that precede it in an order.
+
+Give variable d the rank r(d) in 1..D (its place in the order) and each hidden unit a degree m in 0..D-1: the largest rank it may see. A
+weight is kept when it cannot leak:
+
+    input -> hidden    m(unit) >= r(input)
+    hidden -> hidden   m(unit) >= m(previous unit)
+    hidden -> output   r(output) > m(unit)
+    input -> output    r(output) > r(input)         (direct connections)
+
+so that output d is a function of {x_e : r(e) < r(d)} alone (Germain et al. 2015, MADE, section 4).
+
+Hidden units are stored in the order of their degrees. Once the variables of rank <= r are known, so is every unit of degree r, for good:
+drawing the variables one by one therefore computes each unit once (`MaskedMLP.incremental`), at the cost of about one forward pass
+instead of D.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+__all__ = ["MaskedLinear", "MaskedMLP"]
+
+
+class MaskedLinear(nn.Linear):
+    """y = (M * W) x + b with a fixed mask M of zeros and ones, (out, in)."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Bool[Tensor, "out in"], bias: bool = True):
+        super().__init__(mask.shape[1], mask.shape[0], bias)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def masked(self) -> Tensor:
+        """M * W, (out, in)."""
+        return self.weight * self.mask
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.masked(), self.bias)
+
+
+class MaskedMLP(nn.Module):
+    """The network of MADE over D variables, the d-th of which enters as in_widths[d] features and leaves as out_widths[d] parameters.
+
+    A condition c reaches every hidden unit and every output unmasked. Then (and for D = 1) degree 0 is given to some units too: they see
+    c alone, and make the first variable's parameters a nonlinear function of it.
+
+    Parameters
+    ----------
+    in_widths, out_widths
+        Features and output parameters of each variable, D of each.
+    hidden
+        Units of each hidden layer.
+    condition_dim
+        Width of c, 0 for none.
+    order
+        `natural` (1, 2, ... D) or `random`, a permutation fixed by `order_seed`.
+    direct
+        Whether inputs also reach the outputs directly.
+    """
+
+    def __init__(
+        self,
+        in_widths: Sequence[int],
+        out_widths: Sequence[int],
+        hidden: Sequence[int] = (512, 512),
+        condition_dim: int = 0,
+        order: Literal["natural", "random"] = "natural",
+        order_seed: int = 0,
+        direct: bool = True,
+    ):
+        super().__init__()
+        D = len(in_widths)
+        self.in_widths, self.out_widths = list(in_widths), list(out_widths)
+        # The permutation has its own seed, so that a saved model finds the same masks again without storing them.
+        g = torch.Generator().manual_seed(order_seed)
+        self.sequence: list[int] = list(range(D)) if order == "natural" else torch.randperm(D, generator=g).tolist()
+        rank = torch.empty(D, dtype=torch.long)
+        rank[torch.tensor(self.sequence)] = torch.arange(1, D + 1)
+        r_in = rank.repeat_interleave(torch.tensor(self.in_widths))
+        r_out = rank.repeat_interleave(torch.tensor(self.out_widths))
+        lowest = 0 if condition_dim or D == 1 else 1
+
+        layers, before = [], r_in
+        self.degrees: list[Tensor] = []
+        for width in hidden:
+            m = lowest + torch.arange(width) * (D - lowest) // width  # sorted, spread evenly over lowest .. D-1
+            layers.append(MaskedLinear(m[:, None] >= before))
+            self.degrees.append(m)
+            before = m
+        self.hidden = nn.ModuleList(layers)
+        self.out = MaskedLinear(r_out[:, None] > before)
+        self.direct = MaskedLinear(r_out[:, None] > r_in, bias=False) if direct else None
+        widths = (*hidden, sum(self.out_widths)) if condition_dim else ()
+        self.condition = nn.ModuleList([nn.Linear(condition_dim, w, bias=False) for w in widths])
+
+    def forward(self, x: Float[Tensor, "B in"], c: Float[Tensor, "B cond"] | None = None) -> Float[Tensor, "B out"]:
+        """Parameters of all variables, those of d given the features of the variables before it."""
+        h = x
+        for i, layer in enumerate(self.hidden):
+            h = F.relu(layer(h) if c is None else layer(h) + self.condition[i](c))
+        y = self.out(h)
+        if self.direct is not None:
+            y = y + self.direct(x)
+        return y if c is None else y + self.condition[-1](c)
+
+    @torch.no_grad()
+    def incremental(self, n: int, c: Float[Tensor, "n cond"] | None, choose: Callable[[int, Tensor], Tensor]) -> None:
+        """Visit the variables in order: `choose(d, parameters (n, out_widths[d]))` returns the features (n, in_widths[d]) of the value
+        it chose.
+
+        The parameters equal those of `forward` on the chosen features, up to rounding. Each hidden unit is computed once: records are
+        columns, and step r appends the rows of degree r to each layer's activations, (units, n).
+        """
+        D = len(self.sequence)
+        starts_in = [0, *torch.tensor(self.in_widths).cumsum(0).tolist()]
+        starts_out = [0, *torch.tensor(self.out_widths).cumsum(0).tolist()]
+        # Features in the order of their variables' ranks, so that the known ones are the first rows.
+        by_rank = [i for d in self.sequence for i in range(starts_in[d], starts_in[d + 1])]
+        layers = [layer for layer in self.hidden if isinstance(layer, MaskedLinear)]
+        weights = [layer.masked() for layer in layers]
+        bases = [self._base(layer, i, n, c) for i, layer in enumerate(layers)]
+        last, last_base = self.out.masked(), self._base(self.out, -1, n, c)
+        direct = None if self.direct is None else self.direct.masked()[:, by_rank]
+        if weights:
+            weights[0] = weights[0][:, by_rank]
+        else:
+            last = last[:, by_rank]
+        features = last.new_zeros(len(by_rank), n)
+        units = [b.new_empty(len(b), n) for b in bases]
+        # ends[l][r]: units of layer l with a degree below r.
+        ends = [torch.searchsorted(m, torch.arange(D + 1)).tolist() for m in self.degrees]
+
+        known = 0
+        for r, d in enumerate(self.sequence):
+            below = features[:known]
+            for weight, base, h, end in zip(weights, bases, units, ends, strict=True):
+                lo, hi = end[r], end[r + 1]
+                if hi > lo:
+                    h[lo:hi] = torch.addmm(base[lo:hi], weight[lo:hi, : len(below)], below).relu_()
+                below = h[:hi]
+            at = slice(starts_out[d], starts_out[d + 1])
+            y = torch.addmm(last_base[at], last[at, : len(below)], below)
+            if direct is not None:
+                y = torch.addmm(y, direct[at, :known], features[:known])
+            features[known : known + self.in_widths[d]] = choose(d, y.T).T
+            known += self.in_widths[d]
+
+    def _base(self, layer: MaskedLinear, i: int, n: int, c: Tensor | None) -> Tensor:
+        """What a layer adds to its weighted inputs: b + V c, (units, n)."""
+        b = layer.bias[:, None].expand(-1, n)
+        return b if c is None else b + self.condition[i](c).T

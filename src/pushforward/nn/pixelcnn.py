@@ -1,0 +1,240 @@
+"""The gated PixelCNN network: every pixel's parameters from the pixels above it and to its left.
+
+Two stacks of gated convolutions (van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, section 2 and figure 2),
+without the blind spot of a single masked one:
+
+    vertical    v_{l+1} = gate(W_v * v_l + V_v c)                                    row i sees rows <= i, every column within reach
+    horizontal  h_{l+1} = h_l + U gate(W_h * h_l + P shift(W_v * v_l) + V_h c)       row i sees columns <= j of its own row, and rows < i
+    gate(a, b)  = tanh(a) sigmoid(b)
+
+where shift moves one row down, so that row i receives rows < i. In the first layer the horizontal kernel ends one column earlier (mask
+A) and has no residual. Two 1x1 convolutions after ReLUs turn the last h into P parameters per channel.
+
+Colour: the C channels of a pixel are ordered too. The horizontal features are split into C groups; group g sees all channels of the earlier
+pixels, and of its own pixel only channels < g of the image and groups <= g of the features. Its head gives the parameters of channel g.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["GatedPixelCNN"]
+
+
+def gate(x: Tensor) -> Tensor:
+    """tanh(a) sigmoid(b) of the two halves of axis 1."""
+    a, b = x.chunk(2, 1)
+    return torch.tanh(a) * torch.sigmoid(b)
+
+
+class GroupedConv(nn.Conv2d):
+    """A convolution whose last column sees only some channel groups: output group g sees input groups <= g, or < g when `strict`.
+
+    With a single group nothing is masked.
+    """
+
+    mask: Tensor | None
+
+    def __init__(self, cin: int, cout: int, width: int, groups_in: Tensor, groups_out: Tensor, strict: bool = False):
+        super().__init__(cin, cout, (1, width))
+        mask = None
+        if int(groups_out.max()) > 0:
+            mask = torch.ones(cout, cin, 1, width, dtype=torch.bool)
+            seen = groups_out[:, None] > groups_in if strict else groups_out[:, None] >= groups_in
+            mask[:, :, 0, -1] = seen
+        self.register_buffer("mask", mask, persistent=False)
+
+    def masked(self) -> Tensor:
+        """The kernel that is applied, (cout, cin, 1, width)."""
+        return self.weight if self.mask is None else self.weight * self.mask
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(input, self.masked(), self.bias)
+
+
+class GatedLayer(nn.Module):
+    """One gated layer of both stacks; kernel k, radius r = k // 2."""
+
+    def __init__(self, cin: int, channels: int, k: int, image_channels: int, first: bool, condition_dim: int):
+        super().__init__()
+        self.r, self.first = k // 2, first
+        each = torch.arange(image_channels)
+        groups = each.repeat_interleave(channels // image_channels)
+        # With one channel, the first layer's own pixel would be masked entirely: the column is left out.
+        self.reach = self.r + (0 if first and image_channels == 1 else 1)
+        self.vertical = nn.Conv2d(cin, 2 * channels, (self.r + 1, k))
+        self.horizontal = GroupedConv(cin, 2 * channels, self.reach, each if first else groups, groups.repeat(2), strict=first)
+        if self.reach == self.r:
+            self.horizontal.register_buffer("mask", None, persistent=False)
+        self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.mix = GroupedConv(channels, channels, 1, groups, groups)
+        self.condition_v = nn.Linear(condition_dim, 2 * channels, bias=False) if condition_dim else None
+        self.condition_h = nn.Linear(condition_dim, 2 * channels, bias=False) if condition_dim else None
+
+    def forward(self, v: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        r = self.r
+        a = self.vertical(F.pad(v, (r, r, r, 0)))
+        above = self.across(F.pad(a, (0, 0, 1, 0))[:, :, :-1])
+        left = F.pad(h, (r, 0, 0, 0))
+        b = self.horizontal(left[..., :-1] if self.reach == r else left) + above
+        if self.condition_v is not None and self.condition_h is not None and c is not None:
+            a = a + self.condition_v(c)[:, :, None, None]
+            b = b + self.condition_h(c)[:, :, None, None]
+        o = self.mix(gate(b))
+        return gate(a), o if self.first else h + o
+
+
+class GatedPixelCNN(nn.Module):
+    """Parameters of each pixel and channel from the pixels before it, in raster order.
+
+    Parameters
+    ----------
+    image_channels
+        C, the channels of the images.
+    out
+        P, the parameters per channel of a pixel.
+    layers, channels
+        Gated layers (the first 7x7, the others 3x3) and features of each stack, rounded up to a multiple of C.
+    condition_dim
+        Width of c, 0 for none. It enters as a bias inside every gate.
+    """
+
+    def __init__(self, image_channels: int, out: int, layers: int = 7, channels: int = 64, condition_dim: int = 0):
+        super().__init__()
+        C = self.image_channels = image_channels
+        self.out = out
+        c = self.channels = -(-channels // C) * C
+        self.layers = nn.ModuleList(
+            [GatedLayer(C if i == 0 else c, c, 7 if i == 0 else 3, C, i == 0, condition_dim) for i in range(layers)]
+        )
+        groups = torch.arange(C).repeat_interleave(c // C)
+        self.head1 = GroupedConv(c, c, 1, groups, groups)
+        self.head2 = GroupedConv(c, C * out, 1, groups, torch.arange(C).repeat_interleave(out))
+
+    def forward(self, x: Float[Tensor, "B C H W"], c: Float[Tensor, "B cond"] | None = None) -> Float[Tensor, "B C H W P"]:
+        v = h = x
+        for layer in self.layers:
+            v, h = layer(v, h, c)
+        y = self.head2(F.relu(self.head1(F.relu(h))))
+        return y.unflatten(1, (self.image_channels, self.out)).movedim(2, -1)
+
+    @torch.no_grad()
+    def incremental(
+        self, n: int, size: tuple[int, int], c: Float[Tensor, "n cond"] | None, choose: Callable[[int, int, int, Tensor], Tensor]
+    ) -> None:
+        """Visit channel g of pixel (i, j) in raster order: `choose(g, i, j, parameters (P, n))` returns the feature (n,) of the value it
+        chose.
+
+        The parameters equal those of `forward` on the chosen features, up to rounding. Every activation is computed once: the vertical
+        stack once per row, over the rows still within reach; the horizontal stack once per pixel and channel, one product per layer over
+        stored columns.
+        """
+        H, W = size
+        C, m = self.image_channels, self.channels // self.image_channels
+        layers = [layer for layer in self.layers if isinstance(layer, GatedLayer)]
+        columns = [_Column.of(layer, C, c) for layer in layers]
+        head1, head2 = _by_group(self.head1, C), _by_group(self.head2, C)
+        new = self.head2.weight.new_zeros
+        # The vertical stack's inputs: the last r + 1 rows of each layer, padded by r on both sides.
+        rows = [new(n, layer.vertical.in_channels, layer.r + 1, W + 2 * layer.r) for layer in layers]
+        done = new(n, C, W)
+        gated = [new(self.channels, n) for _ in layers]
+        top, middle = new(self.channels, n), new(self.channels, n)
+
+        for i in range(H):
+            above = _rows_above(layers, columns, rows, done if i else None, c)
+            # The horizontal stack's inputs: the columns of this row, padded by r on the left, (r + W, features, n).
+            past = [new(layer.r + W, layer.vertical.in_channels, n) for layer in layers]
+            for j in range(W):
+                windows = [p[j : j + f.reach].view(-1, n) for p, f in zip(past, layers, strict=True)]
+                here = [p[j + f.r] for p, f in zip(past, layers, strict=True)] + [top]
+                for g in range(C):
+                    own, upto = slice(g * m, (g + 1) * m), (g + 1) * m
+                    for k, f in enumerate(columns):
+                        t = torch.addmm(above[k][j, g], f.horizontal[g], windows[k]).tanh_()
+                        # U gate(a, b) = (U / 2) (tanh(a) + tanh(a) tanh(b / 2)): a single tanh, for b and U arrive halved.
+                        torch.addcmul(t[:m], t[:m], t[m:], out=gated[k][own])
+                        o = torch.addmm(f.bias[g], f.mix[g], gated[k][:upto], out=here[k + 1][own])
+                        if k:
+                            o += here[k][own]
+                    (w1, b1), (w2, b2) = head1[g], head2[g]
+                    torch.addmm(b1, w1, top[:upto].relu(), out=middle[own])
+                    value = choose(g, i, j, torch.addmm(b2, w2, middle[:upto].relu()))
+                    here[0][g] = value
+                    done[:, g, j] = value
+
+
+class _Column(NamedTuple):
+    """A layer's weights for one column of records; rows of a and b regrouped as (C, 2 m, ...), b and U halved (see `incremental`)."""
+
+    horizontal: Tensor
+    """(C, 2 m, reach * cin)"""
+    across: Tensor
+    """(C * 2 m, 2 c), without its bias"""
+    base: Tensor
+    """b_horizontal + b_across + V_h c, (C * 2 m, 1) or (C * 2 m, n)"""
+    mix: list[Tensor]
+    """Per group g, (m, (g + 1) m)."""
+    bias: list[Tensor]
+
+    @classmethod
+    def of(cls, f: GatedLayer, C: int, c: Tensor | None) -> "_Column":
+        width = f.mix.in_channels
+        rows = torch.arange(2 * width).view(2, C, -1).transpose(0, 1).flatten()
+        scale = torch.cat([f.mix.weight.new_full((width,), s) for s in (1.0, 0.5)])[:, None]
+        kernel = f.horizontal.masked()[:, :, 0].transpose(1, 2).flatten(1)
+        base = _bias(f.horizontal) + _bias(f.across)
+        if f.condition_h is not None and c is not None:
+            base = base + f.condition_h(c).T
+        mix = _by_group(f.mix, C)
+        return cls(
+            (kernel * scale)[rows].view(C, -1, kernel.shape[1]),
+            (f.across.weight[:, :, 0, 0] * scale)[rows],
+            (base * scale)[rows],
+            [w / 2 for w, _ in mix],
+            [b for _, b in mix],
+        )
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias[:, None]
+
+
+def _by_group(conv: GroupedConv, C: int) -> list[tuple[Tensor, Tensor]]:
+    """The 1x1 kernel's rows for each group, up to the columns that they see, and their biases, (rows, 1)."""
+    w = conv.masked()[:, :, 0, 0]
+    rows, columns = len(w) // C, w.shape[1] // C
+    at = [slice(g * rows, (g + 1) * rows) for g in range(C)]
+    return [(w[s, : (g + 1) * columns].contiguous(), _bias(conv)[s]) for g, s in enumerate(at)]
+
+
+def _rows_above(
+    layers: list[GatedLayer], columns: list[_Column], rows: list[Tensor], done: Tensor | None, c: Tensor | None
+) -> list[Tensor]:
+    """Advance the vertical stack by the row `done` (n, C, W), in place, and return what each horizontal layer adds: (W, C, 2 m, n).
+
+    Before the first row there is nothing above, and only biases and the condition remain.
+    """
+    out: list[Tensor] = []
+    n, W = rows[0].shape[0], rows[0].shape[3] - 2 * layers[0].r
+    v = done
+    for f, column, x in zip(layers, columns, rows, strict=True):
+        C = len(column.mix)
+        add = column.base.expand(W, -1, n)
+        if v is None:
+            add = add.contiguous()
+        else:
+            x[:, :, :-1] = x[:, :, 1:].clone()
+            x[:, :, -1, f.r : f.r + W] = v
+            a = F.conv2d(x, f.vertical.weight, f.vertical.bias)[:, :, 0]
+            add = torch.baddbmm(add, column.across.expand(W, -1, -1), a.permute(2, 1, 0))
+            if f.condition_v is not None and c is not None:
+                a = a + f.condition_v(c)[:, :, None]
+            v = gate(a)
+        out.append(add.view(W, C, -1, n))
+    return out
