@@ -30,13 +30,12 @@ if TYPE_CHECKING:
     from .model import ClosedFormModel as ClosedFormModel
     from .model import GradientModel as GradientModel
     from .model import Model as Model
-    from .models import *  # noqa: F403
     from .models import catalog as catalog
     from .models import load as load
     from .models import resume as resume
-    from .train import Loss as Loss
-    from .train import Objective as Objective
-    from .train import Training as Training
+    from .objective import Loss as Loss
+    from .objective import Objective as Objective
+    from .objective import Training as Training
     from .verify import verify as verify
 
 _HOME = {
@@ -58,9 +57,9 @@ _HOME = {
     "catalog": "models",
     "load": "models",
     "resume": "models",
-    "Loss": "train",
-    "Objective": "train",
-    "Training": "train",
+    "Loss": "objective",
+    "Objective": "objective",
+    "Training": "objective",
     "verify": "verify",
 }
 """Public name -> the module that defines it. The models are not listed: the catalog discovers them."""

@@ -1,0 +1,1 @@
+"""Models trained as a game."""

@@ -1,0 +1,1 @@
+"""Models whose likelihood is exact: flows and autoregressive models."""
