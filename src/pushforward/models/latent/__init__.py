@@ -1,0 +1,1 @@
+"""Models with a latent code: autoencoders and what builds on them."""
