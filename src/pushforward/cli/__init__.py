@@ -11,7 +11,7 @@ import click
 from .._version import __version__
 from ..errors import ConfigError, PushforwardError, nearest
 from . import commands
-from .derive import suggest
+from .derive import explain
 
 __all__ = ["app", "main"]
 
@@ -45,8 +45,7 @@ class App(click.Group):
         except click.UsageError as error:
             if debug:
                 raise
-            usage = f"\n(`{error.ctx.command_path} --help` lists what it takes.)" if error.ctx else ""
-            fail(suggest(error) + usage, 2)
+            fail(explain(error), 2)
         except click.ClickException as error:
             fail(error.format_message(), 1)
         except (PushforwardError, MemoryError, OSError) as error:

@@ -43,7 +43,7 @@ class Flag(click.Option):
             shown = f"{shown} [{written(field.default)}]".strip()
         names = [f"{flag}/--no-{flag[2:]}"] if field.is_bool else [flag]
         kind = {} if field.is_bool else {"type": FieldType(field), "metavar": field.placeholder}
-        super().__init__([f"{group}__{field.name}", *names], default=None, help=shown, required=field.required, **kind)
+        super().__init__([f"{group}__{field.name}", *names], help=shown, required=field.required, **kind)
 
 
 def flags(groups: Groups) -> list[click.Parameter]:
@@ -79,6 +79,7 @@ class Derived(click.Command):
     def __init__(self, *args: Any, derive: Callable[[str | None], Groups], **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.derive = derive
+        self.subject = ""
 
     def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
         args = list(args)
@@ -88,6 +89,7 @@ class Derived(click.Command):
             metavar = next(p.human_readable_name for p in self.params if isinstance(p, click.Argument))
             raise click.UsageError(f"Give the {metavar} first: pushforward {info_name} {metavar} ...")
         own = copy.copy(self)
+        own.subject = f" {first}" if first and own.name == "fit" else ""
         own.params = [*self.params, *flags(self.derive(first))]
         return click.Command.make_context(own, info_name, own._joined(args), parent, **extra)
 
@@ -123,8 +125,14 @@ class Derived(click.Command):
                 formatter.write_dl(rows, col_max=34)
 
 
-def suggest(error: click.UsageError) -> str:
-    """The message of a usage error, with the nearest known flag or command instead of a list."""
+def explain(error: click.UsageError) -> str:
+    """The message of a usage error, with the nearest known flag, and where to read what there is."""
+    if error.ctx is None or not isinstance(error.ctx.command, Derived):
+        return error.format_message()
+    return f"{_message(error)}\n(`{error.ctx.command_path}{error.ctx.command.subject} --help` lists what it takes.)"
+
+
+def _message(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         known = [name for p in error.ctx.command.get_params(error.ctx) for name in (*p.opts, *p.secondary_opts) if name.startswith("--")]
         where = error.ctx.command_path

@@ -252,7 +252,9 @@ def show_evaluation(result: Any) -> None:
     for name, value in figures(result):
         table.add_row(name, value)
     _print(table)
-    click.echo(f"{result.held_out} held-out records, {result.samples} samples; log p(x) is {result.estimator}.")
+    click.echo(f"{result.held_out} held-out records, {result.samples} samples.")
+    if result.estimator:
+        click.echo(f"log p(x): {result.estimator.rstrip('.')}.")
     if result.features:
         click.echo(f"Samples are compared in {result.features}.")
     for note in result.notes:

@@ -1,0 +1,6 @@
+"""`python -m pushforward` is the `pushforward` command."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()
