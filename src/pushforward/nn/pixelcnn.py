@@ -57,22 +57,20 @@ class GroupedConv(nn.Conv2d):
 
 
 class GatedLayer(nn.Module):
-    """One gated layer of both stacks; kernel k, radius r = k // 2."""
+    """One gated layer of both stacks; kernel k, radius r = k // 2. In the `last` layer the vertical stack needs no gate."""
 
-    def __init__(self, cin: int, channels: int, k: int, image_channels: int, first: bool, condition_dim: int):
+    def __init__(self, cin: int, channels: int, k: int, image_channels: int, first: bool, last: bool, condition_dim: int):
         super().__init__()
-        self.r, self.first = k // 2, first
+        self.r, self.first, self.last = k // 2, first, last
         each = torch.arange(image_channels)
         groups = each.repeat_interleave(channels // image_channels)
         # With one channel, the first layer's own pixel would be masked entirely: the column is left out.
         self.reach = self.r + (0 if first and image_channels == 1 else 1)
         self.vertical = nn.Conv2d(cin, 2 * channels, (self.r + 1, k))
         self.horizontal = GroupedConv(cin, 2 * channels, self.reach, each if first else groups, groups.repeat(2), strict=first)
-        if self.reach == self.r:
-            self.horizontal.register_buffer("mask", None, persistent=False)
         self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.mix = GroupedConv(channels, channels, 1, groups, groups)
-        self.condition_v = nn.Linear(condition_dim, 2 * channels, bias=False) if condition_dim else None
+        self.condition_v = nn.Linear(condition_dim, 2 * channels, bias=False) if condition_dim and not last else None
         self.condition_h = nn.Linear(condition_dim, 2 * channels, bias=False) if condition_dim else None
 
     def forward(self, v: Tensor, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -81,11 +79,12 @@ class GatedLayer(nn.Module):
         above = self.across(F.pad(a, (0, 0, 1, 0))[:, :, :-1])
         left = F.pad(h, (r, 0, 0, 0))
         b = self.horizontal(left[..., :-1] if self.reach == r else left) + above
-        if self.condition_v is not None and self.condition_h is not None and c is not None:
+        if self.condition_v is not None and c is not None:
             a = a + self.condition_v(c)[:, :, None, None]
+        if self.condition_h is not None and c is not None:
             b = b + self.condition_h(c)[:, :, None, None]
         o = self.mix(gate(b))
-        return gate(a), o if self.first else h + o
+        return a if self.last else gate(a), o if self.first else h + o
 
 
 class GatedPixelCNN(nn.Module):
@@ -108,8 +107,9 @@ class GatedPixelCNN(nn.Module):
         C = self.image_channels = image_channels
         self.out = out
         c = self.channels = -(-channels // C) * C
+        ends = [(i == 0, i == layers - 1) for i in range(layers)]
         self.layers = nn.ModuleList(
-            [GatedLayer(C if i == 0 else c, c, 7 if i == 0 else 3, C, i == 0, condition_dim) for i in range(layers)]
+            [GatedLayer(C if first else c, c, 7 if first else 3, C, first, last, condition_dim) for first, last in ends]
         )
         groups = torch.arange(C).repeat_interleave(c // C)
         self.head1 = GroupedConv(c, c, 1, groups, groups)
@@ -235,6 +235,6 @@ def _rows_above(
             add = torch.baddbmm(add, column.across.expand(W, -1, -1), a.permute(2, 1, 0))
             if f.condition_v is not None and c is not None:
                 a = a + f.condition_v(c)[:, :, None]
-            v = gate(a)
+            v = a if f.last else gate(a)
         out.append(add.view(W, C, -1, n))
     return out
