@@ -162,7 +162,24 @@ class Model(nn.Module, ABC):
         self.eval()
         if run is not None and store.rank_zero():
             run.write_model(self.state_dict())
+            self._portray(run)
         return self
+
+    def _portray(self, run: "store.Run") -> None:
+        """Leave a picture of samples and a model card in the run folder."""
+        from .card import write_card  # matplotlib is imported when a picture is drawn, not before
+        from .plots import draw_samples
+
+        assert self.spec is not None
+        hook, c, rng = self._hook("sample"), None, self._rng(None, 0)
+        n = 64 if self.spec.kind == "image" else 1000
+        if self.spec.condition_dim:
+            # As many of each class as fit; a vector condition gets unit vectors.
+            c = torch.eye(self.spec.condition_dim, device=self.device, dtype=self.dtype)[torch.arange(n) * self.spec.condition_dim // n]
+        with torch.no_grad():
+            x = hook(n, c, rng).cpu()
+        draw_samples(x, self.schema, self.spec, run.path / "samples.png")
+        write_card(run, density=self.density, parameters=sum(p.numel() for p in self.parameters()))
 
     def _adopt(self, schema: Schema, conditional: bool) -> None:
         """Take the data's schema as our own; `conditional` says whether its labels reach the networks."""
