@@ -126,7 +126,10 @@ def resume(
     **settings
         Settings to change, such as a larger budget (`steps=2000` is the total, not an addition).
 
-    Raises `RunError` when the run has finished its budget, or its data are gone or have changed.
+    Raises
+    ------
+    RunError
+        The run has finished its budget, or its data are gone or have changed.
     """
     run = Run.open(path)
     training = Training.from_json(run.config["training"]).override(**settings)
