@@ -29,7 +29,8 @@ class Records:
     condition
         int64 codes (n,) of classes, floats (n, C), or None.
     dynamic
-        None, or the storage value that means probability 1: then x / dynamic are the probabilities from which each `batch` draws binary records anew.
+        None, or the storage value that means probability 1: then x / dynamic are the probabilities from which
+        each `batch` draws binary records anew.
     """
 
     def __init__(self, schema: Schema, x: Tensor, condition: Tensor | None = None, dynamic: float | None = None):
@@ -143,7 +144,7 @@ class Data:
         for part in (self.train, self.validation, self.test):
             parts.append(Records(schema, part.x, stored[start : start + len(part)], part.dynamic))
             start += len(part)
-        return Data(schema, *parts, None, self.truth, self.order, self.notes)
+        return Data(schema, parts[0], parts[1], parts[2], None, self.truth, self.order, self.notes)
 
     def fingerprint(self) -> str:
         """sha256 of the training storage and labels: changes when any training record does."""
@@ -151,7 +152,7 @@ class Data:
         for t in (self.train.x, self.train.condition):
             if t is not None:
                 digest.update(str((t.dtype, tuple(t.shape))).encode())
-                digest.update(t.contiguous().cpu().numpy())
+                digest.update(t.contiguous().cpu().numpy().data.cast("B"))
         return digest.hexdigest()
 
     def counts(self) -> dict[str, int]:
@@ -195,13 +196,13 @@ class Split:
     @classmethod
     def make(cls, n: int, validation: float, test: float, seed: int) -> "Split":
         """Fractions (below 1) or numbers (integers) of records held out, drawn by a permutation seeded with `seed`."""
-        if n < 10:
+        if n < 10 and (validation or test):
             raise DataError(f"{n} records are too few to split into training, validation and test. Give at least 10.")
         held = [_count(n, share, name) for share, name in ((validation, "validation"), (test, "test"))]
         if n - sum(held) < max(1, n // 10):
             raise DataError(f"validation={validation} and test={test} leave {n - sum(held)} of {n} records for training. Hold out fewer.")
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-        return cls(order, n - sum(held), *held)
+        return cls(order, n - sum(held), held[0], held[1])
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
