@@ -9,6 +9,8 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 # One thread per process: small networks run no faster on more, and the test processes share the cores.
 export OMP_NUM_THREADS ?= 1
+# mkdocs-material's notice about other tools is no part of our checks.
+export NO_MKDOCS_2_WARNING := 1
 # pyright comes whole from its package; it must never fetch another.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
