@@ -392,7 +392,7 @@ def linear_gaussian(dim: int, latent: int, seed: int = 0) -> tuple[VAE, Callable
 
     The columns of W are orthogonal, so that the posterior's covariance is diagonal and q can equal it.
     """
-    model = VAE(latent_dim=latent, hidden=(), likelihood="gaussian-shared").build(DataSpec("points", (dim,))).double()
+    model = VAE(latent_dim=latent, hidden=(), likelihood="gaussian-shared").build(DataSpec("points", (dim,))).double().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     W = torch.linalg.qr(torch.randn(dim, latent, generator=generator, dtype=torch.float64)).Q * torch.arange(1, latent + 1)
     b = torch.randn(dim, generator=generator, dtype=torch.float64)
