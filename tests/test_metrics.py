@@ -30,7 +30,8 @@ def test_standard_error_of_four_values():
 def test_bootstrap_interval_has_the_width_of_the_normal_one():
     values = randn(400)
     low, high = metrics.bootstrap_interval(values, repeats=4000)
-    # A bootstrap quantile at p = 0.025 has standard error sqrt(p(1-p)/R)/phi(1.96) = 0.0423 sd for R = 4000; two ends: 0.06 of a width of 3.92 sd.
+    # A bootstrap quantile at p = 0.025 has standard error sqrt(p(1-p)/R)/phi(1.96) = 0.0423 sd for R = 4000; two ends: 0.06 of
+    # a width of 3.92 sd.
     # Five of those are 7.7 % of the width; skewness of the mean of 400 normals is nought.
     assert (high - low) / (2 * 1.96 * metrics.standard_error(values)) == pytest.approx(1.0, abs=0.08)
     assert low < float(values.mean()) < high
@@ -68,7 +69,8 @@ def test_frechet_distance_from_itself_is_zero_even_with_fewer_records_than_dimen
 
 def test_moments_are_unbiased():
     mean, cov = metrics.moments(torch.tensor([[0.0, 0.0], [2.0, 4.0]]))
-    assert mean.tolist() == [1.0, 2.0] and cov.tolist() == [[2.0, 4.0], [4.0, 8.0]]
+    assert mean.tolist() == [1.0, 2.0]
+    assert cov.tolist() == [[2.0, 4.0], [4.0, 8.0]]
     with pytest.raises(DataError, match="at least 2 records, got 1"):
         metrics.moments(torch.zeros(1, 3))
 
@@ -111,7 +113,8 @@ def test_equal_distributions_score_their_exact_expectations():
     assert abs(mean[2] - 1.0) < 5 * error[2]
     assert abs(mean[3] - metrics.expected_coverage(n, n, k)) < 5 * error[3]
     assert abs(mean[0] - mean[1]) < 5 * (error[0] ** 2 + error[1] ** 2).sqrt()  # the roles of the sets may be exchanged
-    assert error[2] < 0.02 and error[3] < 0.01  # the comparison means something
+    assert error[2] < 0.02  # the comparison means something
+    assert error[3] < 0.01
 
 
 def test_expected_coverage_tends_to_one_minus_two_to_the_minus_k():
@@ -122,8 +125,8 @@ def test_expected_coverage_tends_to_one_minus_two_to_the_minus_k():
 
 def test_published_case_in_1000_dimensions_at_smaller_n():
     # clovaai/prdc, two N(0, I) sets in 1,000 dimensions, n = 10,000, k = 5: precision .4772, recall .4705, density 1.0555, coverage .9735.
-    # At n = 500 E[density] = 1 and E[coverage] = 1 - prod (n-1-i)/(2n-1-i); in this many dimensions a few hubs carry the balls, so the indicators
-    # are far from independent: the standard errors come from 12 independent repeats, and five of them are allowed.
+    # At n = 500 E[density] = 1 and E[coverage] = 1 - prod (n-1-i)/(2n-1-i); in this many dimensions a few hubs carry the balls, so the
+    # indicators are far from independent: the standard errors come from 12 independent repeats, and five of them are allowed.
     n = 500
     got = torch.tensor(
         [
@@ -140,7 +143,8 @@ def test_a_dropped_mode_loses_coverage_and_recall_only():
     real = torch.cat([randn(150, 2) - 50, randn(150, 2, seed=1) + 50])
     half = randn(300, 2, seed=2) + 50
     m = metrics.precision_recall_density_coverage(real, half)
-    assert m.precision > 0.9 and m.coverage <= 0.5 and m.recall <= 0.5
+    assert m.precision > 0.9
+    assert max(m.coverage, m.recall) <= 0.5
 
 
 def test_records_that_repeat_lie_in_their_own_ball():
@@ -168,8 +172,8 @@ def test_energy_distance_of_two_pairs_on_the_line():
 def test_sliced_wasserstein_of_a_shift():
     x = randn(50, 1)
     assert metrics.sliced_wasserstein(x, x + 3.0) == pytest.approx(3.0, abs=1e-12)
-    # In the plane (u.v)^2 = |v|^2 cos^2, of mean 1/2 and variance 1/8; 4096 projections: relative error of the square 2^(1/2)/2/64 = 1.1 %, of the
-    # root half of it; five of those are 2.8 %.
+    # In the plane (u.v)^2 = |v|^2 cos^2, of mean 1/2 and variance 1/8; 4096 projections: relative error of the square
+    # 2^(1/2)/2/64 = 1.1 %, of the root half of it; five of those are 2.8 %.
     x = randn(50, 2)
     assert metrics.sliced_wasserstein(x, x + torch.tensor([3.0, 4.0]), projections=4096) == pytest.approx(5 / math.sqrt(2), rel=0.028)
     assert metrics.sliced_wasserstein(x, x.repeat_interleave(2, 0)) == pytest.approx(0.0, abs=1e-12)
@@ -201,7 +205,7 @@ def test_mode_statistics_of_the_truth():
 def test_mode_statistics_show_dropped_modes_and_a_shrunken_fit():
     n = 20_000
     s = metrics.mode_statistics(ring(n, 0.008, modes=4), RING, 0.02)
-    assert s.captured == 4 and s.share == 1.0
+    assert (s.captured, s.share) == (4, 1.0)
     # KL(uniform on 4 || uniform on 8) = ln 2, plus at most the sampling term of the test above
     assert s.reverse_kl == pytest.approx(math.log(2), abs=40 / (2 * n))
     # All samples are within 3 sd, so the truncation 1 - 4.5 e^-4.5/(1 - e^-4.5) divides a spread of 0.4

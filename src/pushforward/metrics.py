@@ -68,8 +68,9 @@ def moments(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, 
 def frechet_distance(mean1: Float[Tensor, "d"], cov1: Float[Tensor, "d d"], mean2: Float[Tensor, "d"], cov2: Float[Tensor, "d d"]) -> float:
     """The squared 2-Wasserstein distance between two Gaussians (Dowson & Landau 1982, eq. 4).
 
-    |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr (S1^(1/2) S2 S1^(1/2))^(1/2), in squared feature units. With S1 = R R^T, the last trace is the sum of the
-    square roots of the eigenvalues of R^T S2 R, which is symmetric: no complex square root and no imaginary residue, singular covariances included.
+    |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr (S1^(1/2) S2 S1^(1/2))^(1/2), in squared feature units. With S1 = R R^T, the last trace is
+    the sum of the square roots of the eigenvalues of R^T S2 R. That is symmetric: no complex square root, no imaginary residue, and
+    singular covariances are welcome.
     """
     values, vectors = torch.linalg.eigh(cov1.double())
     root = vectors * values.clamp_min(0).sqrt()
@@ -113,8 +114,8 @@ def _radii(x: Tensor, k: int) -> Tensor:
 def precision_recall_density_coverage(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], *, k: int = 5) -> Manifold:
     """Precision, recall, density and coverage from k-nearest-neighbour balls, in O(nmd) time and bounded memory.
 
-    Balls are closed, as in Kynkäänniemi's eq. 1, so that records which repeat (categories, binary pixels) lie in their own ball of radius 0.
-    For Y distributed as X with n = m, E[coverage] = 1 - prod_{i<k} (n - 1 - i)/(2n - 1 - i) (Naeem et al. 2020, eq. 9), about 1 - 2^-k, in any dimension.
+    Balls are closed, as in Kynkäänniemi's eq. 1, so that records which repeat (categories, binary pixels) lie in their own ball of
+    radius 0. For Y distributed as X, E[density] = 1 and E[coverage] is `expected_coverage`, in any dimension.
 
     Raises `DataError` when a set has no more than k points.
     """
@@ -153,7 +154,10 @@ def expected_coverage(n: int, m: int, k: int = 5) -> float:
 
 
 def energy_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'| (Székely & Rizzo 2013, eq. 5): 0 only for equal distributions; unbiased, so it may fall below 0."""
+    """2 E|x - y| - E|x - x'| - E|y - y'| (Székely & Rizzo 2013, eq. 5): 0 only for equal distributions.
+
+    Unbiased, so it may fall below 0.
+    """
     x, y = x.double(), y.double()
 
     def total(a: Tensor, b: Tensor) -> float:

@@ -1,0 +1,24 @@
+"""What a comparison looks like: a leaderboard for the terminal, pictures, and one self-contained HTML page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..compare import Comparison
+
+__all__ = ["write_report"]
+
+
+def write_report(comparison: "Comparison", path: str | Path) -> Path:
+    """Write the comparison as one HTML file that opens offline and makes no request. Raises `RunError` when it cannot be written."""
+    from ..store import atomic
+    from .page import render
+
+    path = Path(path)
+    text = render(comparison)
+
+    def write(draft: Path) -> None:
+        draft.write_text(text, encoding="utf-8")
+
+    atomic(path, write)
+    return path
