@@ -198,10 +198,10 @@ class PixelCNN(GradientModel):
     Parameters
     ----------
     layers
-        Gated layers, the first 7x7 and the others 3x3. Default 7: the last sees 9 pixels left and up, about a third of a 28-pixel image.
+        Gated layers, the first 7x7 and the others 3x3. Default: 7 (which see 9 pixels left and up) for images of at least 16x16, else 4.
     channels
-        Features of each stack (rounded up to a multiple of the image's channels). Default 64, what a CPU trains in minutes; the paper's
-        largest has 384.
+        Features of each stack, rounded up to a multiple of the image's channels. Default: 64 for images of at least 16x16, else 32 (on 8x8
+        digits 4 x 32 reaches 78.7 nats in a minute of one core, 7 x 64 only 93). The paper's largest networks have 384, for GPUs and days.
     """
 
     name = "pixelcnn"
@@ -209,7 +209,7 @@ class PixelCNN(GradientModel):
     training = Training(lr=1e-3, ema=0.999, schedule="cosine", clip=1.0)
     unsupported = UNSUPPORTED
 
-    def __init__(self, *, layers: int = 7, channels: int = 64):
+    def __init__(self, *, layers: int | None = None, channels: int | None = None):
         super().__init__()
         self.layers, self.channels = layers, channels
 
@@ -228,7 +228,8 @@ class PixelCNN(GradientModel):
         assert k is not None
         self.features = Features(spec)
         self.family = Bernoulli() if spec.supports[0] == BINARY else Categorical(k)
-        self.net = GatedPixelCNN(spec.shape[0], self.family.n_params, self.layers, self.channels, spec.condition_dim)
+        layers, channels = (7, 64) if min(spec.shape[1:]) >= 16 else (4, 32)
+        self.net = GatedPixelCNN(spec.shape[0], self.family.n_params, self.layers or layers, self.channels or channels, spec.condition_dim)
 
     def _objectives(self) -> tuple[Objective, ...]:
         return (Objective("nll", (self.net,), self._loss),)
