@@ -1,0 +1,72 @@
+"""Two gloo processes with half the batch each against one process with all of it: are the losses the same?
+
+Every gradient-trained model of the catalog trains a few steps both ways, GANs with both players. The largest difference of any
+logged loss is compared with rounding: the mean of two half-batch means and one whole-batch mean differ in the last bits of
+float32, and training carries that on.
+
+    python experiments/two_processes.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from _result import Result
+
+import pushforward as pf
+from pushforward.model import GradientModel
+from pushforward.objective import Observer
+
+STEPS, BATCH = 8, 64
+TOLERANCE = 1e-4
+"""Relative. float32 rounds at 6e-8; sums over 64 entries and 8 optimiser steps (Adam divides small gradients by small scales) grow that."""
+
+
+class Losses(Observer):
+    """Keeps every objective's mean loss of every step, over all processes."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_step(self, loop) -> None:
+        local = torch.stack([loss.per_record.double().mean() for _, loss in loop.window[-len(loop.objectives) :]])
+        self.seen.append((loop.fabric.all_reduce(local, reduce_op="mean") if loop.fabric.world_size > 1 else local).tolist())
+
+
+def worker(names: list[str], processes: int, out: Path) -> None:
+    torch.set_num_threads(1)
+    data, found = pf.load_data("digits"), {}
+    extra = {"accelerator": "cpu", "devices": processes, "strategy": "ddp"} if processes > 1 else {}
+    for name in names:
+        watch = Losses()
+        settings = {"steps": STEPS, "batch_size": BATCH, "progress": False, "validate_every": 10**6}
+        pf.catalog()[name]().fit(data, observers=[watch], **settings, **extra)
+        found[name] = watch.seen
+    if int(os.environ.get("RANK", "0")) == 0:
+        out.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        worker(sys.argv[3].split(","), int(sys.argv[1]), Path(sys.argv[2]))
+        sys.exit()
+    names = [n for n, m in pf.catalog().items() if issubclass(m, GradientModel)]
+    with (
+        Result("two_processes", settings={"steps": STEPS, "batch": BATCH, "data": "digits"}) as result,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        found = []
+        for processes in (1, 2):
+            out = Path(folder) / f"{processes}.json"
+            launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+            subprocess.run([sys.executable, *launch, __file__, str(processes), str(out), ",".join(names)], check=True)
+            found.append(json.loads(out.read_text()))
+        for name in names:
+            one, two = (torch.tensor(f[name]) for f in found)
+            worst = float(((one - two).abs() / one.abs().clamp(min=1)).max())
+            what = f"{name}: largest difference of a loss, {one.shape[1]} objective(s)"
+            result.add(what, worst, unit="relative", kind="exact", target=f"<= {TOLERANCE:g}", holds=worst <= TOLERANCE)
