@@ -29,7 +29,5 @@ if __name__ == "__main__":
         float(subprocess.run([sys.executable, __file__, str(m)], capture_output=True, text=True, check=True).stdout) for m in MEGABYTES
     ]
     slope = (peaks[1] - peaks[0]) / (MEGABYTES[1] - MEGABYTES[0])
-    print(
-        f"peak {peaks[0]:.0f} and {peaks[1]:.0f} MB for {MEGABYTES[0]} and {MEGABYTES[1]} MB of images: {slope:.2f} copies, the user's array included"
-    )
+    print(f"peak {peaks} MB for {MEGABYTES} MB of images: {slope:.2f} copies, the user's array included")
     record("memory", "VAE.fit on uint8 images in memory", {"copies of the data, the user's array included": {"copies": slope}})

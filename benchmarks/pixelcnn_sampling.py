@@ -1,7 +1,7 @@
 """Sampling 64 binary 28 x 28 images from a gated PixelCNN (7 layers, 64 channels): cached against one full pass per pixel.
 
-The full pass is timed over a few pixels and scaled, as it takes minutes. Before timing, both samplers are run on a small image and must give
-the same records from the same seed (that the logits are equal to 1e-5 is tested in tests/models). Target: at least 300x.
+The full pass is timed over a few pixels and scaled, as it takes minutes. Before timing, both samplers are run on a small image and
+must give the same records from the same seed (that the logits are equal to 1e-5 is tested in tests/models). Target: at least 300x.
 
     python benchmarks/pixelcnn_sampling.py [--threads 2]
 """

@@ -1,7 +1,7 @@
 """One training step of the VAE 784-H-20, batch 128, through `fit`, beside a bare in-memory PyTorch loop with the same arithmetic.
 
-The bare loop is what one would write by hand: the same layers, fused Adam, batches gathered by index. Contenders run in turn in one process;
-`ratio` is the median over rounds. Targets: H = 400 at most 1.05x, H = 16 at most +0.1 ms a step.
+The bare loop is what one would write by hand: the same layers, fused Adam, batches gathered by index. Contenders run in turn in one
+process; `ratio` is the median over rounds. Targets: H = 400 at most 1.05x, H = 16 at most +0.1 ms a step.
 
     python benchmarks/train_step.py [--threads 1]
 """
