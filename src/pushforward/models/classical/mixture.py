@@ -182,9 +182,7 @@ class GaussianMixture(ClosedFormModel):
                 f"To go on: raise reg_covar (now {self._regularisation():.2g}), take fewer components or covariance='diag'."
             ) from error
         except KeyboardInterrupt:
-            say(
-                f"Interrupted after {done} EM iterations; the model holds their result. EM keeps no checkpoints: a resumed run starts afresh."
-            )
+            say(f"Interrupted after {done} EM iterations, which the model holds. EM has no checkpoints: a resumed run starts over.")
             raise
 
     def _regularisation(self) -> float:
