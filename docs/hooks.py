@@ -111,7 +111,7 @@ def _model(model: Any) -> str:
 def _fields(members: Any) -> str:
     rows = ["| name | type | default | meaning |", "| --- | --- | --- | --- |"]
     for f in members:
-        kind = f.placeholder if f.textual else "network"
+        kind = f.placeholder.replace("|", " | ") if f.textual else "network"
         rows.append(f"| `{f.name}` | {_cell(kind)} | `{written(f.default)}` | {_cell(f.help)} |")
     return "\n".join(rows)
 

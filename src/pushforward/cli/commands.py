@@ -29,6 +29,7 @@ def _arg(name: str, **kwargs: Any) -> click.Argument:
 
 
 OUT = click.Option(["--out", "-o"], metavar="PATH", help="Where to write; see above for the forms.")
+OVERWRITE = click.Option(["--overwrite"], is_flag=True, help="Replace what is there under that name.")
 SEED = click.Option(["--seed"], type=int, help="Fixes the result bit for bit.")
 
 
@@ -148,21 +149,22 @@ def resume(ctx: click.Context, run: str) -> None:
     _arg("RUN"),
     click.Option(["-n"], type=click.IntRange(min=1), default=64, show_default=True, help="How many records."),
     OUT,
+    OVERWRITE,
     click.Option(["--condition"], metavar="LABEL", help="The label of all records, or labels for each, separated by commas."),
     SEED,
     derive=_verb_fields("sample", data=False),
 )
-def sample(ctx: click.Context, run: str, n: int, out: str | None, condition: str | None, seed: int | None) -> None:
+def sample(ctx: click.Context, run: str, n: int, out: str | None, overwrite: bool, condition: str | None, seed: int | None) -> None:
     """Draw new records from a fitted model, in the form of its data.
 
-    --out takes FILE.csv or FILE.parquet (tables and points), FILE.npy, FILE.npz, FILE.png (one picture of all) or a folder (one PNG
-    file each). Without it, tables and points go to the terminal as CSV.
+    --out takes FILE.csv or FILE.parquet (tables and points), FILE.npy or FILE.npz, FILE.png (one picture of all) or a folder (one PNG
+    file for each image). Without it, tables and points go to the terminal as CSV.
     """
     from ..models import load
 
     model = load(run)
     records = model.sample(n, condition=_labels(model, condition), seed=seed, **given(ctx, "Options"))
-    output.write(records, out, images=model.spec is not None and model.spec.kind == "image")
+    output.write(model, records, out, overwrite)
 
 
 def _labels(model: Any, text: str | None) -> Any:
@@ -177,8 +179,8 @@ def _labels(model: Any, text: str | None) -> Any:
     return text.split(",") if "," in text else text
 
 
-@command("log-prob", _arg("RUN"), OUT, SEED, derive=_verb_fields("log_prob", data=True))
-def log_prob(ctx: click.Context, run: str, out: str | None, seed: int | None) -> None:
+@command("log-prob", _arg("RUN"), OUT, OVERWRITE, SEED, derive=_verb_fields("log_prob", data=True))
+def log_prob(ctx: click.Context, run: str, out: str | None, overwrite: bool, seed: int | None) -> None:
     """Mean log-likelihood of records, in nats and in the data's own units, with its standard error and its kind.
 
     --data FILE scores every record of the file; without it, the held-out records of the run's own data. --out FILE.csv (or .npy)
@@ -191,7 +193,7 @@ def log_prob(ctx: click.Context, run: str, out: str | None, seed: int | None) ->
     records, condition, what = _records(model, run, given(ctx, "Data"))
     values = model.log_prob(records, condition=condition, seed=seed, **given(ctx, "Options")).double()
     if out:
-        output.write_values(values.numpy(), out, "log_prob")
+        output.write_values(values.numpy(), out, "log_prob", overwrite)
     error = f" ± {standard_error(values):.4f}" if len(values) > 1 else ""
     click.echo(f"log p(x) = {values.mean():.4f}{error} nats per record ({model.density}), {len(values)} {what}")
     if model.spec is not None and model.spec.discrete:
@@ -213,13 +215,13 @@ def _records(model: Any, run: str, said: dict[str, Any]) -> tuple[Any, Any, str]
         data = load_data(said.pop("data"), **{"validation": 0, "test": 0, **said})
         part, what = data.train, "records"
         if data.order is not None:
-            part = part.take(data.order[: len(part)].argsort())
+            part = part.subset(data.order[: len(part)].argsort())
     # In the user's own form, because this run's scaling is not that of a data set read anew.
     return part.records(), part.labels() if conditional else None, what
 
 
-@command("evaluate", _arg("RUN"), OUT, derive=lambda run: _evaluate_fields())
-def evaluate(ctx: click.Context, run: str, out: str | None) -> None:
+@command("evaluate", _arg("RUN"), OUT, OVERWRITE, derive=lambda run: _evaluate_fields())
+def evaluate(ctx: click.Context, run: str, out: str | None, overwrite: bool) -> None:
     """Every figure that applies to a fitted model, on held-out records.
 
     --data is the data set whose test split to use; without it, the run's own. --out FILE.json writes the figures.
@@ -233,7 +235,7 @@ def evaluate(ctx: click.Context, run: str, out: str | None) -> None:
     result = measure(load(run), reload(Run.open(run).data) if data is None else data, **given(ctx, "Evaluation"))
     output.show_evaluation(result)
     if out:
-        output.write_json(result.to_json(), out)
+        output.write_json(result.to_json(), out, overwrite)
 
 
 def _evaluate_fields() -> Groups:

@@ -46,10 +46,10 @@ class Flag(click.Option):
         super().__init__([f"{group}__{field.name}", *names], help=shown, required=field.required, **kind)
 
 
-def flags(groups: Groups) -> list[click.Parameter]:
+def flags(groups: Groups, taken: Iterable[str] = ()) -> list[click.Parameter]:
     """A flag for every field that text can set; one whose bare name is taken is prefixed with its group's name."""
     sections: list[list[click.Parameter]] = []
-    taken: set[str] = set()
+    taken = set(taken)
     for group, members in reversed(groups):
         usable = [field for field in members if field.textual]
         names = [f.flag if f.flag not in taken else f"--{group.lower()}-{f.flag[2:]}" for f in usable]
@@ -90,7 +90,7 @@ class Derived(click.Command):
             raise click.UsageError(f"Give the {metavar} first: pushforward {info_name} {metavar} ...")
         own = copy.copy(self)
         own.subject = f" {first}" if first and own.name == "fit" else ""
-        own.params = [*self.params, *flags(self.derive(first))]
+        own.params = [*self.params, *flags(self.derive(first), [name for p in self.params for name in p.opts])]
         return click.Command.make_context(own, info_name, own._joined(args), parent, **extra)
 
     def _joined(self, args: list[str]) -> list[str]:

@@ -7,169 +7,72 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, RunError
 
 # -- files -----------------------------------------------------------------------------------------------------------------
 
 
-def write(records: Any, out: str | None, images: bool) -> None:
+def write(model: Any, records: Any, out: str | None, overwrite: bool) -> None:
     """Write samples in the form that the name of `out` asks for, whole or not at all; without a name, to the terminal."""
     if out is None:
-        if images:
+        if model.spec.kind == "image":
             raise ConfigError("Images need --out: FILE.png (one picture of all), a folder (one file each), FILE.npy or FILE.npz.")
-        frame = _frame(records)
-        click.echo((frame.write_csv() if hasattr(frame, "write_csv") else frame.to_csv(index=False)).rstrip("\n"))
+        click.echo(_csv(records))
         return
     path = Path(out).expanduser()
-    ending = path.suffix.lower()
-    if ending in (".csv", ".parquet"):
-        frame = _frame(records)
-        if hasattr(frame, "write_csv"):
-            _atomic(path, frame.write_csv if ending == ".csv" else frame.write_parquet)
-        else:
-            _atomic(path, lambda p: frame.to_csv(p, index=False) if ending == ".csv" else frame.to_parquet(p, index=False))
-    elif ending in (".npy", ".npz"):
-        import numpy as np
+    if path.suffix.lower() == ".png":
+        from ..plots import draw_samples
+        from ..store import atomic
 
-        array = _array(records)
-        if array.dtype == object:
-            raise ConfigError(f"{path.name} cannot hold columns of text. Write FILE.csv or FILE.parquet.")
-        save = np.save if ending == ".npy" else (lambda file, a: np.savez_compressed(file, x=a))
-
-        def to_file(draft: Path) -> None:
-            with draft.open("wb") as file:
-                save(file, array)
-
-        _atomic(path, to_file)
-    elif ending == ".png":
-        if images:
-            picture = _grid(_array(records))
-            _atomic(path, lambda p: picture.save(p, format="PNG"))
-        else:
-            _atomic(path, lambda p: _scatter(_array(records), p))
-    elif ending == "" and images:
-        _folder(_array(records), path)
+        _vacant(path, overwrite)
+        picture = model.schema.encode(records)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic(path, lambda draft: draw_samples(picture, model.schema, model.spec, draft))
     else:
-        forms = "FILE.png, a folder, FILE.npy or FILE.npz" if images else "FILE.csv, FILE.parquet, FILE.npy or FILE.npz"
-        raise ConfigError(f"--out {out}: samples of this kind are written as {forms}.")
+        from ..data.writers import write_records
+
+        write_records(records, path, overwrite=overwrite)
     click.echo(f"{len(records)} records -> {path}", err=True)
 
 
-def write_values(values: Any, out: str, name: str) -> None:
+def _vacant(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise RunError(f"{path} is there already. Give another name, or --overwrite.")
+
+
+def _csv(records: Any) -> str:
+    """Records as CSV text: a data frame's own columns, or x0, x1 ..."""
+    if hasattr(records, "write_csv"):
+        return records.write_csv().rstrip("\n")
+    if not hasattr(records, "to_csv"):
+        import numpy as np
+        import pandas as pd
+
+        array = np.asarray(records)
+        records = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+    return records.to_csv(index=False).rstrip("\n")
+
+
+def write_values(values: Any, out: str, name: str, overwrite: bool) -> None:
     """One number per record, as CSV or .npy."""
-    import numpy as np
+    from ..data.writers import write_records
 
-    path = Path(out).expanduser()
-    if path.suffix.lower() == ".npy":
+    if Path(out).suffix.lower() == ".csv":
+        import pandas as pd
 
-        def to_file(draft: Path) -> None:
-            with draft.open("wb") as file:
-                np.save(file, values)
-
-        _atomic(path, to_file)
-    elif path.suffix.lower() == ".csv":
-        _atomic(path, lambda p: p.write_text(name + "\n" + "".join(f"{v!r}\n" for v in values.tolist())))
-    else:
-        raise ConfigError(f"--out {out}: values are written as FILE.csv or FILE.npy.")
-    click.echo(f"{len(values)} values -> {path}", err=True)
+        values = pd.DataFrame({name: values})
+    write_records(values, out, overwrite=overwrite)
+    click.echo(f"{len(values)} values -> {out}", err=True)
 
 
-def write_json(value: Mapping[str, Any], out: str) -> None:
+def write_json(value: Mapping[str, Any], out: str, overwrite: bool) -> None:
     """A JSON file, for people and programs."""
-    _atomic(Path(out).expanduser(), lambda p: p.write_text(json.dumps(value, indent=2) + "\n"))
-
-
-def _atomic(path: Path, save: Any) -> None:
     from ..store import atomic
 
+    path = Path(out).expanduser()
+    _vacant(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic(path, save)
-
-
-def _frame(records: Any) -> Any:
-    """Records as a data frame: their own, or columns x0, x1 ..."""
-    if hasattr(records, "columns"):
-        return records
-    import pandas as pd
-
-    array = _array(records)
-    array = array.reshape(len(array), -1)
-    return pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
-
-
-def _array(records: Any) -> Any:
-    import numpy as np
-
-    return records.to_numpy() if hasattr(records, "to_numpy") else np.asarray(records)
-
-
-# -- pictures --------------------------------------------------------------------------------------------------------------
-
-
-def _pixels(images: Any) -> Any:
-    """Images in any layout and range as uint8 (n, H, W) or (n, H, W, 3)."""
-    import numpy as np
-
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3):
-        images = images.transpose(0, 2, 3, 1)
-    if images.ndim == 4 and images.shape[-1] == 1:
-        images = images[..., 0]
-    if images.dtype != np.uint8 or (images.size and images.max() <= 1):
-        low, high = float(images.min()), float(images.max())
-        # Bits and grey levels begin at 0; other numbers are stretched over the whole range.
-        low = min(low, 0.0)
-        images = np.clip((images - low) / max(high - low, 1e-12) * 255, 0, 255).round().astype(np.uint8)
-    return images
-
-
-def _grid(images: Any) -> Any:
-    """All images in one picture, as square as can be, a pixel apart."""
-    import numpy as np
-    from PIL import Image
-
-    images = _pixels(images)
-    n, height, width = images.shape[:3]
-    columns = int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, *images.shape[3:]), 128, dtype=np.uint8)
-    for i, image in enumerate(images):
-        y, x = (i // columns) * (height + 1), (i % columns) * (width + 1)
-        canvas[y : y + height, x : x + width] = image
-    zoom = max(1, 512 // max(canvas.shape[:2]))
-    picture = Image.fromarray(canvas)
-    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
-
-
-def _folder(images: Any, path: Path) -> None:
-    """One PNG file for each image, in a folder that must be new or empty."""
-    import os
-    import shutil
-
-    from PIL import Image
-
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path} exists and is not an empty folder. Choose another --out.")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        draft.mkdir(parents=True)
-        for i, image in enumerate(_pixels(images)):
-            Image.fromarray(image).save(draft / f"{i:05d}.png")
-        os.replace(draft, path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _scatter(array: Any, path: Path) -> None:
-    """The first two columns as a scatter picture."""
-    from matplotlib.figure import Figure
-
-    if array.ndim != 2 or array.shape[1] < 2 or array.dtype == object:
-        raise ConfigError("A picture needs images, or at least two columns of numbers. Write FILE.csv instead.")
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.scatter(array[:, 0], array[:, 1], s=4, alpha=0.6, linewidths=0)
-    axes.set_aspect("equal", "datalim")
-    figure.savefig(path, format="png", dpi=120)
+    atomic(path, lambda draft: draft.write_text(json.dumps(value, indent=2) + "\n") and None)
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------------
