@@ -1,5 +1,6 @@
 """The form of arrays and tensors of records: vectors (n, D), grey images (n, H, W), images with channels first or last."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -78,9 +79,9 @@ class ArraySchema(Schema):
         target = np.dtype(self.dtype)
         if target.kind in "iu":
             info = np.iinfo(target)
-            array = np.rint(array).clip(float(info.min), float(info.max))
-            # The largest int64 is no float: the cast of its float would wrap round.
-            array = np.where(array >= float(info.max), info.max, array.astype(target, copy=False)) if target.itemsize == 8 else array
+            # The largest 64-bit integers are no floats; the cast of the next float above them would wrap round.
+            high = float(info.max) if info.bits < 64 else float(info.max) * (1 - 2**-53)
+            array = np.rint(array).clip(float(info.min), high)
         elif target.kind == "b":
             array = array > 0.5
         array = array.astype(target)
@@ -158,14 +159,26 @@ def as_array(records: Any, what: str) -> tuple[Tensor, Literal["numpy", "torch"]
             array = array.astype(np.int64)
         if array.dtype == np.longdouble and array.dtype.itemsize > 8:
             array = array.astype(np.float64)
-        if not array.flags.writeable or any(s < 0 for s in array.strides):
+        if any(s < 0 for s in array.strides):
             array = array.copy()
-        u, library = torch.from_numpy(array), "numpy"
+        with warnings.catch_warnings():
+            # Nothing here writes to the user's array, so one that is read-only is shared and not copied.
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            u, library = torch.from_numpy(array), "numpy"
     if u.is_complex() or u.is_quantized or u.is_sparse:
         raise DataError(f"The {what} has dtype {u.dtype} and layout {u.layout}; give dense real numbers.")
-    if u.dtype in (torch.bfloat16,):
+    if u.dtype is torch.bfloat16:
         u = u.float()
+    elif u.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        u = u.long()
     return u, library
+
+
+def dtype_name(records: Any) -> str:
+    """The dtype in which records are given back: that of the user, by NumPy's name (bfloat16, which NumPy lacks, becomes float32)."""
+    if not isinstance(records, Tensor):
+        return np.asarray(records).dtype.newbyteorder("=").name
+    return "float32" if records.dtype is torch.bfloat16 else str(records.dtype).removeprefix("torch.")
 
 
 def layout_of(u: Tensor, channels: str | None, source: str) -> Layout:

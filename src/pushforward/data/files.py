@@ -20,18 +20,20 @@ def npz(path: Path, key: str | None, label: Any, suffix: str) -> tuple[Any, Any,
     reread = f"{path.resolve()}{suffix}"
     try:
         # Copy-on-write maps the file instead of reading it: only the permuted copy is ever in memory.
-        opened = np.load(path, mmap_mode="c" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
-        if isinstance(opened, np.ndarray):
-            if key is not None:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+            if not zipped and key is not None:
                 raise ConfigError(f"key={key!r} is for .npz files; {path.name} holds one array.")
-            return opened, None, str(path), reread
-        with opened:
-            main, beside = _keys(path, opened.files, key, label)
-            records, labels = opened[main], None if beside is None else opened[beside]
+            if not zipped:
+                return np.load(path, mmap_mode="c", allow_pickle=False), None, str(path), reread
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as opened:
+                main, beside = _keys(path, opened.files, key, label)
+                records, labels = opened[main], None if beside is None else opened[beside]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, (DataError, ConfigError)):
             raise
-        if "pickle" in str(error).lower():
+        if "pickle" in str(error).lower() or "python object" in str(error).lower():
             remedy = "Save plain numbers instead: np.save(path, x.astype(float))."
             raise DataError(f"{path} holds Python objects (a pickle), which are never executed here. {remedy}") from None
         raise DataError(f"{path} is damaged or no NumPy file ({error}). Write it again with np.save or np.savez.") from None

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
-from .arrays import BLOCK, ArraySchema, Binarize, Layout, as_array, check_finite, images_first, layout_of
+from .arrays import BLOCK, ArraySchema, Binarize, Layout, as_array, check_finite, dtype_name, images_first, layout_of
 from .records import Data, Records, Split, binarized
 from .schema import MAX_LEVELS, Condition, named, parse_support
 from .spec import BINARY, REAL, DataSpec, Support, levels
@@ -58,7 +58,7 @@ def array_data(
     check_finite(u, source)
     split = split or Split.make(len(u), validation, test, seed)
     raw = images_first(u, layout)
-    dtype = "bool" if u.dtype == torch.bool else str(u.dtype).removeprefix("torch.")
+    dtype = dtype_name(array)
     the_support, shift, scale = _support(raw, dtype, layout, support, split, source)
     top = None
     if binarize is not None:
@@ -106,15 +106,16 @@ def _support(
                 f"support='unit' needs numbers from 0 to {white:g}; the {source} spans {low:g} to {high:g}. Rescale it, or use 'real'."
             )
         return chosen, (0.0,), (white,)
-    if raw.is_floating_point() and not bool((raw == raw.round()).all()):
+    if raw.is_floating_point() and not all(bool((b == b.round()).all()) for b in raw.split(BLOCK)):
         raise DataError(f"support={str(wish)!r} needs whole numbers; the {source} holds others. Round it, or use support='real'.")
     if chosen.name == "binary":
-        if not bool(((raw == low) | (raw == high)).all()):
+        if not _only(raw, low, high):
             raise DataError(
                 f"support='binary' needs two values; the {source} holds more ({low:g} to {high:g}). Use binarize='threshold' or 'levels'."
             )
         return chosen, (low,), (high - low,)
-    shift = 0.0 if (dtype == "uint8" or chosen.size) and low >= 0 else low
+    # A number of levels that was asked for counts from 0 where it can; one that the data set counts from their smallest value.
+    shift = 0.0 if (dtype == "uint8" or (wish is not None and chosen.size)) and low >= 0 else low
     size = chosen.size or (256 if dtype == "uint8" else int(high - shift) + 1)
     if high - shift >= size:
         raise DataError(
@@ -127,15 +128,16 @@ def _support(
 def _natural(raw: Tensor, dtype: str, low: float, high: float) -> Support:
     if raw.is_floating_point():
         return REAL
-    if (
-        dtype == "bool"
-        or (low, high) == (0, 1)
-        or (dtype == "uint8" and (low, high) == (0, 255) and bool(((raw == 0) | (raw == 255)).all()))
-    ):
+    if dtype == "bool" or (low, high) == (0, 1) or (dtype == "uint8" and (low, high) == (0, 255) and _only(raw, 0, 255)):
         return BINARY
     if dtype == "uint8":
         return levels(256)
     return levels(int(high - low) + 1) if high - low < MAX_LEVELS else REAL
+
+
+def _only(raw: Tensor, low: float, high: float) -> bool:
+    """Whether every value is one of the two; a block at a time, so that the first block settles it for most data."""
+    return all(bool(((b == low) | (b == high)).all()) for b in raw.split(BLOCK))
 
 
 def _standard(raw: Tensor, layout: Layout, split: Split, source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -149,8 +151,10 @@ def _standard(raw: Tensor, layout: Layout, split: Split, source: str) -> tuple[t
 
     mean = total(lambda b: b) / count
     sd = (total(lambda b: (b - mean) ** 2) / count).sqrt()
-    # A constant column keeps a rounding-sized spread about its computed mean.
-    constant = (sd <= 1e-12 * mean.abs()).nonzero().flatten().tolist()
+    # Extremes, not sd: a constant column keeps a rounding-sized spread about its computed mean.
+    low = torch.stack([b.flatten(1).amin(0) for b in _blocks(raw, split, split.train)]).amin(0)
+    high = torch.stack([b.flatten(1).amax(0) for b in _blocks(raw, split, split.train)]).amax(0)
+    constant = (low == high).nonzero().flatten().tolist() if per_column else []
     if constant:
         raise DataError(
             f"Column(s) {named(constant)} of the {source} hold one value only in the training records and carry no density. "
@@ -175,7 +179,9 @@ def _store(raw: Tensor, schema: ArraySchema, split: Split) -> Tensor:
     x = torch.empty(raw.shape, dtype=dtype)
     at = 0
     for block in _blocks(raw, split, len(raw)):
-        if not plain:
+        if schema.spec.support == BINARY:
+            block = block != schema.shift[0]
+        elif not plain:
             block = (block.double() - shift) / scale
             block = block.round() if schema.spec.discrete else block
         x[at : at + len(block)] = block

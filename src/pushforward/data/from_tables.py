@@ -171,7 +171,7 @@ def _column(raw: Raw, wish: Support | None, train: np.ndarray) -> Column:
             raise DataError(f"support={{{raw.name!r}: 'unit'}}: the column spans {low:g} to {high:g}. Use 'real', or rescale it to 0 to 1.")
         return Column(raw.name, raw.dtype, Support("unit"), 0.0, 1.0, (), whole)
     mean, sd = float(u[train].mean()), float(u[train].std())
-    if sd <= 1e-12 * abs(mean):
+    if u[train].min() == u[train].max():
         raise DataError(f"Column(s) {raw.name!r} hold one value only in the training records. Leave them out: drop=[{raw.name!r}].")
     return Column(raw.name, raw.dtype, REAL, mean, sd, (), whole)
 

@@ -139,7 +139,7 @@ def load_data(
             raise ConfigError(
                 f"label={label!r} names a column of a table or a key of an .npz file; a {read.kind} takes one label per record."
             )
-        if source == "digits" and support is None:
+        if read.reread == "digits" and support is None:
             support = "levels(17)"
         split = None
         if read.reread in IMAGES and not {"validation", "test"} & set(given):

@@ -129,6 +129,10 @@ class Condition:
         array = _array(values)
         if self.kind == "vector":
             return self._standard(array.reshape(len(array), -1)).to(torch.get_default_dtype())
+        if array.dtype.kind in "iub":
+            found, first, at = np.unique(array, return_index=True, return_inverse=True)
+            codes = np.array([self._code(v, int(row)) for v, row in zip(found, first, strict=True)], dtype=np.int64)
+            return torch.from_numpy(codes[at])
         return torch.tensor([self._code(v, row) for row, v in enumerate(array.tolist())], dtype=torch.int64)
 
     def vectors(self, stored: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -66,8 +66,8 @@ class Column:
     def _refuse(self, bad: np.ndarray, u: np.ndarray, what: str) -> None:
         if bad.any():
             row = int(bad.argmax())
-            more = f" ({int(bad.sum())} rows in all)" if bad.sum() > 1 else ""
-            raise DataError(f"Column {self.name!r}, row {row}: {u[row]:g} {what}{more}.")
+            more = f" (with {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
+            raise DataError(f"Column {self.name!r}, row {row}: {u[row]:g}{more} {what}.")
 
     def _codes(self, raw: Raw) -> np.ndarray:
         import pandas as pd
@@ -82,8 +82,9 @@ class Column:
         codes = np.array([*(lookup.get(v, lookup.get(str(v), -1) if raw.kind != "text" else -1) for v in found), lookup.get(None, -1)])[at]
         if (codes < 0).any():
             row = int((codes < 0).argmax())
-            hint = nearest(str(raw.values[row]), (str(v) for v in self.values if v is not None))
-            raise DataError(f"Column {self.name!r}, row {row}: category {raw.values[row]!r} was not in the training data.{hint}")
+            value = raw.values[row].item() if isinstance(raw.values[row], np.generic) else raw.values[row]
+            hint = nearest(str(value), (str(v) for v in self.values if v is not None))
+            raise DataError(f"Column {self.name!r}, row {row}: category {value!r} was not in the training data.{hint}")
         return codes.astype(np.float64)
 
     def decode(self, x: np.ndarray) -> np.ndarray:
