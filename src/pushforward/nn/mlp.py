@@ -36,9 +36,9 @@ def activation_layer(name: str) -> nn.Module:
 def initialise(layers: Sequence[nn.Module], activation: str) -> None:
     """Weights that keep the variance of signals from layer to layer, biases zero; the last layer is linear.
 
-    U(-a, a) with a = g sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, as in Burda et al. 2016). For rectifier-like activations
-    g^2 = 2, because half of the signal is cut off (He et al. 2015). A strided convolution shows an input to k^2 / stride^2 windows, and a
-    transposed one forms an output from as many: those are their fans.
+    Hidden layers before a rectifier-like activation: var = 2 / fan_in (He et al. 2015: half of the signal is cut off). Before tanh, and in
+    the last layer: var = 2 / (fan_in + fan_out) (Glorot & Bengio 2010, as in Burda et al. 2016). A strided convolution shows an input to
+    k^2 / stride^2 windows, and a transposed one forms an output from as many: those are its fans.
     """
     for i, layer in enumerate(layers):
         weight, bias = layer.weight, layer.bias
@@ -51,8 +51,8 @@ def initialise(layers: Sequence[nn.Module], activation: str) -> None:
                 fan_in /= stride
             else:
                 fan_out /= stride
-        gain = 1.0 if activation == "tanh" or i == len(layers) - 1 else math.sqrt(2.0)
-        bound = gain * math.sqrt(6.0 / (fan_in + fan_out))
+        smooth = activation == "tanh" or i == len(layers) - 1
+        bound = math.sqrt(6.0 / (fan_in + fan_out if smooth else fan_in))
         nn.init.uniform_(weight, -bound, bound)
         if isinstance(bias, Tensor):
             nn.init.zeros_(bias)
