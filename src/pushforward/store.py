@@ -44,7 +44,7 @@ FORMAT = 1
 # -- files ----------------------------------------------------------------------------------------------------------------
 
 
-def atomic(path: Path, write: Callable[[Path], None]) -> None:
+def atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then put it in its place in one step."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
