@@ -193,7 +193,7 @@ def test_learns_a_shifted_gaussian_and_its_condition():
     rng = Rng.seeded(0, like)
     c = 4.0 * rng.randint(2, 4000)[:, None].double() - 2
     x = c + 0.5 * rng.randn(4000, 1)
-    model = play(build(DataSpec("points", (1,), condition_dim=1), hidden=(32,), critic_hidden=(32,)), x, c, 1500, 128)
+    model = play(build(DataSpec("points", (1,), condition_dim=1), hidden=(32,), critic_hidden=(32,)), x, c, 800, 64)
     for side in (-2.0, 2.0):
         y = model.sample(2000, condition=torch.tensor([side]), seed=0)
         assert y.mean().item() == pytest.approx(side, abs=0.25)  # half a standard deviation of the data

@@ -36,7 +36,7 @@ from ...data.features import Features
 from ...data.spec import DataSpec
 from ...known import Known
 from ...model import GradientModel
-from ...nn import MLP, decoder_for, encoder_for
+from ...nn import MLP, ConvDecoder, ConvEncoder, network_for
 from ...rng import Rng
 from ...train import Batch, Loss, Objective, Training
 
@@ -68,9 +68,11 @@ class GAN(GradientModel):
         Widths of the generator's hidden layers (MLP).
     critic_hidden
         Widths of the critic's hidden layers (MLP).
+    channels
+        Channels at full size of the convolutional networks; they double at each halving (Radford et al. 2016).
     fourier
-        Random Fourier features that an MLP critic sees beside x, 0 for none. Without them a critic learns the fine structure of
-        low-dimensional data last (Tancik et al. 2020).
+        Random Fourier features that an MLP critic sees beside x; None takes 64 for points and 0 otherwise. Without them a critic learns the
+        fine structure of low-dimensional data last (Tancik et al. 2020); on 8x8 digits they spoil the samples (density 0.63 against 0.89).
     gradient_penalty
         Weight of the Wasserstein gradient penalty; None takes 10 for that loss (Gulrajani et al. 2017) and 0 for the others.
     r1, r2
@@ -89,7 +91,7 @@ class GAN(GradientModel):
 
     name = "gan"
     density = "none"
-    training = Training(lr=1e-3, betas=(0.0, 0.99), batch_size=256, ema=0.999, schedule="cosine")
+    training = Training(lr=2e-3, betas=(0.0, 0.99), batch_size=256, ema=0.999, schedule="cosine")
     unsupported = {
         "log_prob": "a GAN defines no density. Compare samples with evaluate(), or fit a vae or a realnvp.",
         "encode": "a GAN learns no map from records to codes. Fit a vae or a realnvp, or search for the code whose decode(z) is nearest.",
@@ -107,7 +109,8 @@ class GAN(GradientModel):
         network: Literal["auto", "mlp", "conv"] = "auto",
         hidden: tuple[int, ...] = (128, 128, 128),
         critic_hidden: tuple[int, ...] = (128, 128),
-        fourier: int = 32,
+        channels: int = 32,
+        fourier: int | None = None,
         gradient_penalty: float | None = None,
         r1: float | None = None,
         r2: float | None = None,
@@ -115,9 +118,10 @@ class GAN(GradientModel):
         rounding: Literal["straight-through", "soft"] = "straight-through",
     ):
         super().__init__()
-        self.loss, self.critic_steps = loss, critic_steps
+        self.loss: LossName = loss
+        self.critic_steps = critic_steps
         self.noise_dim, self.noise = noise_dim, noise
-        self.network, self.hidden, self.critic_hidden, self.fourier = network, hidden, critic_hidden, fourier
+        self.network, self.hidden, self.critic_hidden, self.channels, self.fourier = network, hidden, critic_hidden, channels, fourier
         self.gradient_penalty, self.r1, self.r2, self.anneal = gradient_penalty, r1, r2, anneal
         self.rounding = rounding
 
@@ -129,17 +133,18 @@ class GAN(GradientModel):
 
     def _build(self, spec: DataSpec) -> None:
         self._features = Features(spec)
-        self._conv = spec.kind == "image" and (self.network == "conv" or (self.network == "auto" and min(spec.shape[1:]) >= 16))
         self._z = self.noise_dim or (2 if spec.kind == "points" else 64)
-        shape, c = self._features.shape, spec.condition_dim
+        shape, c, act = self._features.shape, spec.condition_dim, "leaky_relu"
+        self._conv = network_for(shape, self.network) == "conv"
         if self._conv:
-            self.generator_net = decoder_for(self._z, shape, condition_dim=c, network="conv")
-            self.critic_net = encoder_for(shape, 1, condition_dim=c, network="conv")
+            self.generator_net = ConvDecoder(self._z, shape, self.channels, c, act)
+            # Channels last throughout: 0.88 of a step's time on 64 colour images of 32x32, as quick on grey ones (one CPU core).
+            self.critic_net = ConvEncoder(shape, 1, self.channels, c, act).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         else:
-            waves = Waves(self._features.dim, self.fourier)
-            self.generator_net = MLP(self._z, self._features.dim, self.hidden, condition_dim=c, activation="leaky_relu")
-            self.critic_net = MLP(waves.dim, 1, self.critic_hidden, condition_dim=c, activation="leaky_relu")
-            self.waves = waves
+            points = 64 if spec.kind == "points" else 0
+            self.waves = Waves(self._features.dim, points if self.fourier is None else self.fourier)
+            self.generator_net = MLP(self._z, self._features.dim, self.hidden, c, act)
+            self.critic_net = MLP(self.waves.dim, 1, self.critic_hidden, c, act)
 
     # -- the two maps -------------------------------------------------------------------------------------------------
 
@@ -255,11 +260,16 @@ def squared_gradient(scores: Tensor, x: Tensor) -> Tensor:
 
 
 class Waves(nn.Module):
-    """x beside n/2 sines and cosines of random projections at frequencies 1, 4 and 16 (per standard deviation), (B, D) -> (B, D + n)."""
+    """x beside n/2 sines and cosines of random projections at frequencies 1, 4, 16 and 64, (B, D) -> (B, D + n).
+
+    Frequencies are in radians per standard deviation of the records: the highest sees structure a hundredth of the data's own size.
+    """
+
+    frequencies: Tensor
 
     def __init__(self, dim: int, n: int):
         super().__init__()
-        octave = 4.0 ** torch.arange(n // 2).remainder(3)
+        octave = 4.0 ** torch.arange(n // 2).remainder(4)
         self.register_buffer("frequencies", torch.randn(dim, n // 2) * octave * math.sqrt(2 / dim))
         self.dim = dim + n // 2 * 2
 
@@ -301,7 +311,8 @@ def known_answers() -> Iterator[Known]:
     yield Known("its slope by double backward", float(2 * (g * x.detach()).sum()), float(slope), 1e-9, "rounding of a sum of 300 terms")
 
     # Where the critic is sure (logit -20): d/df of -softplus(f) is -sigmoid(f), and of softplus(-f) it is -sigmoid(-f).
-    for loss, known in (("minimax", -1 / (1 + math.exp(20.0))), ("non-saturating", -1 / (1 + math.exp(-20.0)))):
+    slopes: dict[LossName, float] = {"minimax": -1 / (1 + math.exp(20.0)), "non-saturating": -1 / (1 + math.exp(-20.0))}
+    for loss, known in slopes.items():
         f = t.new_tensor(-20.0).requires_grad_()
         (slope,) = torch.autograd.grad(generator_loss(loss, f.detach(), f), f)
         yield Known(f"slope of the {loss} generator at D = 2e-9", known, float(slope), 1e-15, "rounding")
