@@ -9,7 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "src")]
-import results
+import tables
 from markdown_docs import markdown
 
 import pushforward
@@ -39,7 +39,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made from the code, from results/ and from the files of the repository."""
     root = Path(__file__).parent.parent
     pages = {
-        "results.md": results.page(),
+        "results.md": tables.page(),
         "contributing.md": (root / "CONTRIBUTING.md").read_text(encoding="utf-8"),
         "changelog.md": (root / "CHANGELOG.md").read_text(encoding="utf-8"),
         "models/index.md": _models(),

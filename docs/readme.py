@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import results
+import tables
 
 README = Path(__file__).parent.parent / "README.md"
 MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.S)
@@ -13,7 +13,7 @@ MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.S)
 
 def main() -> int:
     text = README.read_text(encoding="utf-8")
-    table = results.readme()
+    table = tables.readme()
     fresh, found = MARKED.subn(lambda m: f"{m[1]}{table}\n{m[2]}", text)
     if found != 1:
         print("README.md needs one pair of markers <!-- results --> and <!-- /results -->.", file=sys.stderr)

@@ -77,7 +77,7 @@ def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path):
 
 
 def test_tables_keep_figures_that_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    results = script("docs/results.py")
+    results = script("docs/tables.py")
     figures = [
         {"name": "NLL", "value": 88.1234, "stderr": 0.12, "unit": "nats", "kind": "bound", "target": "<= 89", "holds": True},
         {"name": "modes", "value": 7, "stderr": None, "unit": "", "kind": "measured", "target": ">= 8", "holds": False},

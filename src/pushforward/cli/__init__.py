@@ -27,7 +27,9 @@ class App(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which one needs them
 
-    def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(  # pyright: ignore[reportIncompatibleMethodOverride] (click overloads it by standalone_mode, which is ours to set)
+        self, args: Any = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
         """Run one command line and exit: 0 done, 1 failed, 2 misused, 130 interrupted."""
         args = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in args
