@@ -167,7 +167,7 @@ class SplineFlow(_CouplingFlow):
     """
 
     name = "spline"
-    training = Training(lr=1e-3, schedule="cosine", clip=5.0)
+    training = Training(lr=3e-3, batch_size=256, schedule="cosine", clip=5.0)
 
     def __init__(
         self,
