@@ -3,6 +3,7 @@
 A job is described to its process in JSON and safetensors, never by pickle, and answers in JSON; a process that dies is a job that failed.
 """
 
+import contextlib
 import functools
 import importlib
 import os
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import store
-from .data import Data, Records, Schema, reload
-from .errors import ConfigError, PushforwardError
+from .data import Data, DataSpec, Records, Schema, reload
+from .errors import ConfigError, DataError, PushforwardError
 from .evaluate import Evaluation, evaluate
 from .model import Density, Model
 from .models import catalog, from_config
@@ -69,22 +70,27 @@ def run_job(model: Model, data: Data, run: Path, fit: Mapping[str, Any], *, cond
     model.fit(data, condition=True if condition else None, out=run, **fit)
     seconds = time.perf_counter() - started
     result = evaluate(model, data, n=n, seed=fit.get("seed", 0))
-    result.training_seconds = seconds if result.training_seconds is None else result.training_seconds
+    # The loop's own clock leaves out imports and set-up; models without a loop have only the wall's.
+    history = store.Run.open(run).history()
+    result.training_seconds = history[-1].get("seconds", seconds) if history else seconds
     store.write_json(run / "evaluation.json", result.to_json())
-    pictures: dict[str, torch.Tensor] = {}
-    spec = data.spec
+    store.write_tensors(run / "samples.safetensors", _pictures(model, data, result, fit.get("seed", 0)))
+    return result
+
+
+def _pictures(model: Model, data: Data, result: Evaluation, seed: int) -> dict[str, torch.Tensor]:
+    """What the report draws: some samples, and a density in the plane."""
+    spec, out = data.spec, dict[str, torch.Tensor]()
     if type(model).supports("sample"):
-        count = 100 if spec.kind == "image" else 1000
-        labels = None
+        count, labels = 100 if spec.kind == "image" else 1000, None
         if result.conditional:
-            assert data.train.condition is not None
             labels = data.train.subset(torch.arange(count) % len(data.train)).labels()
-        pictures["samples"] = data.schema.encode(model.sample(count, condition=labels, seed=fit.get("seed", 0))).float()
+        with contextlib.suppress(DataError):  # samples that are no records; the evaluation's notes say so
+            out["samples"] = data.schema.encode(model.sample(count, condition=labels, seed=seed)).float()
     if spec.kind == "points" and spec.dim == 2 and result.kind != "none" and not result.conditional:
         side = GRID[result.kind]
-        pictures["log_prob"] = model.log_prob(data.schema.decode(grid_of(data, side))).float().reshape(side, side)
-    store.write_tensors(run / "samples.safetensors", pictures)
-    return result
+        out["log_prob"] = model.log_prob(data.schema.decode(grid_of(data, side))).float().reshape(side, side)
+    return out
 
 
 def _plain_error(error: BaseException) -> str:
@@ -128,7 +134,7 @@ def at_once(jobs: Sequence[Job], data: Data, path: Path, workers: int, progress:
             while waiting or running:
                 while waiting and len(running) < workers:
                     job = waiting.pop(0)
-                    _start(job, path, threads, jobs.index(job))
+                    _start(job, data.spec, path, threads, jobs.index(job))
                     if job.process is not None:
                         running.append(job)
                 for job in [j for j in running if j.process is not None and j.process.poll() is not None]:
@@ -146,9 +152,12 @@ def at_once(jobs: Sequence[Job], data: Data, path: Path, workers: int, progress:
                     job.process.kill()
 
 
-def _start(job: Job, path: Path, threads: int, slot: int) -> None:
+def _start(job: Job, spec: DataSpec, path: Path, threads: int, slot: int) -> None:
     job.started = time.monotonic()
     cls = type(job.model)
+    if (refusal := cls.accepts(spec)) is not None:
+        job.row.error = refusal
+        return
     networks = [k for k, v in job.model.config().items() if isinstance(v, torch.nn.Module) and not isinstance(v, Model)]
     if networks or cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
         why = f"its {networks[0]} is a network that was passed in" if networks else "its class lives in the running script"

@@ -81,14 +81,20 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}".replace("-", "−")
 
 
-def with_spread(figure: Figure | None, digits: int = 3) -> str:
-    """`1.234 ± 0.012`: as many decimals as the spread's two digits need; to `digits` where no spread is known."""
+def parts(figure: Figure | None, digits: int = 3) -> tuple[str, str]:
+    """(`1.234`, `± 0.012`): as many decimals as the spread's two digits need, five digits at most; to `digits` where no spread is known."""
     if figure is None:
-        return "–"
+        return "–", ""
     if figure.spread is None or not math.isfinite(figure.spread) or figure.spread == 0 or abs(figure.value) >= 1e6:
-        return number(figure.value, digits)
-    decimals = max(0, 1 - math.floor(math.log10(figure.spread)))
-    return f"{figure.value:,.{decimals}f} ± {figure.spread:.{decimals}f}".replace("-", "−")
+        return number(figure.value, digits), ""
+    whole = math.floor(math.log10(max(abs(figure.value), figure.spread)))
+    decimals = max(0, min(1 - math.floor(math.log10(figure.spread)), 4 - whole))
+    return f"{figure.value:,.{decimals}f}".replace("-", "−"), f"± {figure.spread:.{decimals}f}"
+
+
+def with_spread(figure: Figure | None, digits: int = 3) -> str:
+    """`1.234 ± 0.012` on one line."""
+    return " ".join(parts(figure, digits)).strip()
 
 
 def counted(value: float | None) -> str:
@@ -171,10 +177,8 @@ def _print(comparison, console) -> None:
         table.add_row("[dim]real records[/dim]", "", *([""] if discrete else []), *cells, "", "", "", "")
     console.print(table)
     _print_modes(found, console)
-    for e in found:
-        for row in e.rows:
-            if row.error is not None:
-                console.print(f"{escape(e.label)} (seed {row.seed}) failed: {escape(row.error)}", soft_wrap=True)
+    for label, seeds, error in failures(comparison):
+        console.print(f"{escape(label)} ({seeds}) failed: {escape(error)}", soft_wrap=True)
     for note in notes(comparison):
         console.print(escape(note), style="dim", soft_wrap=True)
     console.print(f"\nReport: {comparison.path / 'report.html'}", soft_wrap=True)
@@ -214,6 +218,15 @@ def mode_cells(e: Entry) -> list[str]:
         number(mean("reverse_kl")),
         number(mean("spread")),
     ]
+
+
+def failures(comparison: "Comparison") -> list[tuple[str, str, str]]:
+    """(label, seeds, error) of what did not finish; seeds that failed alike stand together."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for row in comparison.rows:
+        if row.error is not None:
+            found.setdefault((row.label, row.error), []).append(row.seed)
+    return [(label, f"seed{'s' if len(s) > 1 else ''} {', '.join(map(str, s))}", error) for (label, error), s in found.items()]
 
 
 def notes(comparison: "Comparison") -> list[str]:

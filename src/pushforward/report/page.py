@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import store
 from ..errors import RunError
 from . import plots
-from .leaderboard import KIND, MARK, Entry, counted, duration, entries, mode_cells, notes, number, real, with_spread
+from .leaderboard import KIND, MARK, Entry, counted, duration, entries, failures, mode_cells, notes, number, parts, real, with_spread
 from .svg import Chart
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ TILES = 40
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure in the leaderboard: its text, a smaller line beneath, and whether it is the best of its column."""
+    """One figure in the leaderboard: its text, smaller lines beneath, and whether it is the best of its column."""
 
     name: str
     text: str
-    below: str = ""
+    below: tuple[str, ...] = ()
     best: bool = False
 
 
@@ -67,7 +67,7 @@ def render(comparison: "Comparison") -> str:
         modes={
             e.key: mode_cells(e) for e in done if any(r.evaluation and (r.evaluation.kl is not None or r.evaluation.modes) for r in e.rows)
         },
-        failures=[r for e in found for r in e.rows if r.error is not None],
+        failures=failures(comparison),
         notes=[n for n in notes(comparison) if n],
         estimators=[(e, _estimator(e)) for e in done],
         summary=data.summary(),
@@ -208,24 +208,26 @@ def _cells(e: Entry, done: Sequence[Entry]) -> list[Cell]:
 def _cell(e: Entry, name: str, heading: str, done: Sequence[Entry]) -> Cell:
     figure = e.figure(name, {"log_prob": "log_prob_se", "bits_per_dim": "bits_per_dim_se"}.get(name))
     if figure is None:
-        return Cell(heading, "–", "no likelihood" if name == "log_prob" and e.kind == "none" else "")
+        return Cell(heading, "–", ("no likelihood",) if name == "log_prob" and e.kind == "none" else ())
     values = [(f.value, other.kind) for other in done if (f := other.figure(name)) is not None]
     sign = -1 if name in ("bits_per_dim", "frechet") else 1
     best = name not in ("parameters", "training_seconds") and len(values) > 1 and sign * figure.value >= max(sign * v for v, _ in values)
     if name in ("log_prob", "bits_per_dim"):
         best = best and all(kind == "exact" for _, kind in values)  # bounds leave open who is best
         mark = "≤ " if name == "bits_per_dim" and e.kind == "bound" else MARK[e.kind]
-        return Cell(heading, mark + with_spread(figure, 5), KIND[e.kind] if name == "log_prob" else "", best)
+        value, spread = parts(figure, 5)
+        return Cell(heading, mark + value, tuple(filter(None, (spread, KIND[e.kind] if name == "log_prob" else ""))), best)
     if name == "samples_per_second":
         nfe = e.figure("nfe")
-        return Cell(heading, counted(figure.value), f"NFE {nfe.value:,.0f}" if nfe else "", best)
+        return Cell(heading, counted(figure.value), (f"NFE {nfe.value:,.0f}",) if nfe else (), best)
     if name == "parameters":
         return Cell(heading, counted(figure.value))
     if name == "training_seconds":
         return Cell(heading, duration(figure.value))
     beside = {"density": "precision", "coverage": "recall"}.get(name)
     other = e.figure(beside) if beside else None
-    return Cell(heading, with_spread(figure), f"{beside} {number(other.value, 2)}" if other else "", best)
+    value, spread = parts(figure)
+    return Cell(heading, value, tuple(filter(None, (spread, f"{beside} {number(other.value, 2)}" if other else ""))), best)
 
 
 def _yardstick(comparison: "Comparison", done: Sequence[Entry]) -> list[Cell]:
@@ -234,7 +236,7 @@ def _yardstick(comparison: "Comparison", done: Sequence[Entry]) -> list[Cell]:
         return []
     beside = {"density": "precision", "coverage": "recall"}
     return [
-        Cell(heading, number(found[name]), f"{beside[name]} {number(found.get(beside[name]), 2)}" if name in beside else "")
+        Cell(heading, number(found[name]), (f"{beside[name]} {number(found.get(beside[name]), 2)}",) if name in beside else ())
         if name in found
         else Cell(heading, "")
         for name, heading, _ in _headings(done)
@@ -265,11 +267,11 @@ def _tradeoff(comparison: "Comparison", done: Sequence[Entry]) -> list[Chart]:
         "quality (density)",
         width=420,
         height=320,
-        x_range=(0, 1.05),
+        x_range=(-0.06, 1.06),
     )
     if yardstick:
         both.point(yardstick["coverage"], yardstick["density"], "real", "", 6, "real training records")
-    for i, e in enumerate(done):
+    for i, e in sorted(enumerate(done), key=lambda pair: -radius(pair[1])):  # small discs lie on large ones
         x, y = e.figure("coverage"), e.figure("density")
         if x and y:
             both.point(x.value, y.value, f"c{i % 8}", e.key, radius(e), told(e))

@@ -17,7 +17,7 @@ from ..data import Data
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7a7a00")
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b98200", "#3a97c4", "#8c6bb1", "#7a7a00")
 
 
 # -- images ---------------------------------------------------------------------------------------------------------
