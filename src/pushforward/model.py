@@ -59,7 +59,8 @@ class Model(nn.Module, ABC):
     """The name in the catalog, such as `"vae"`; empty for classes that are not offered."""
     density: Density = "none"
     """The kind of number `log_prob` returns. A family may set it per instance when the data decide (dequantised levels give a bound)."""
-    training: ClassVar[Training] = Training()
+    # (torch keeps its own `training`, a bool, on instances; ours lives on the class and is read there.)
+    training: ClassVar[Training] = Training()  # pyright: ignore[reportIncompatibleVariableOverride, reportAssignmentType]
     """The family's own training defaults; `fit` overrides them one by one."""
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Verb -> why this family cannot offer it, and what to use instead."""

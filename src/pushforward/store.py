@@ -130,7 +130,7 @@ def _sum_tensors(tensors: Mapping[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         t = tensors[name]
         total.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        total.update(t.contiguous().flatten().view(torch.uint8).numpy() if t.numel() else b"")
+        total.update(t.contiguous().flatten().view(torch.uint8).numpy().data if t.numel() else b"")
     return total.hexdigest()
 
 

@@ -27,6 +27,10 @@ SETTINGS: dict[str, Any] = {"steps": 6, "batch_size": 32, "progress": False, "va
 """Enough training for a promise to break in, little enough to run over every model."""
 
 
+def _settings(**changed: Any) -> dict[str, Any]:
+    return {**SETTINGS, **changed}
+
+
 def example_data() -> dict[str, Data]:
     """Small labelled data sets of each kind: points, a mixed table, grey images of few levels."""
     import pandas as pd
@@ -123,7 +127,7 @@ def check_save_load(make: Make) -> None:
 def check_gradients(make: Make) -> None:
     """Every parameter of every objective receives a gradient."""
     for kind, data in _accepted(make):
-        model = make().fit(data, **SETTINGS | {"steps": 1})
+        model = make().fit(data, **_settings(steps=1))
         if not isinstance(model, GradientModel):
             return
         for objective in model._objectives():
@@ -173,13 +177,13 @@ def check_float64(make: Make) -> None:
     if model.supports("log_prob"):
         assert model.log_prob(data.test).dtype == torch.float64
     if isinstance(model, GradientModel):
-        make().fit(data, **SETTINGS | {"precision": "64"})
+        make().fit(data, **_settings(precision="64"))
 
 
 def check_condition(make: Make) -> None:
     """A conditional model needs its condition, and another condition gives another answer."""
     for kind, data in _accepted(make):
-        model = make().fit(data, condition=True, **SETTINGS | {"steps": 40})
+        model = make().fit(data, condition=True, **_settings(steps=40))
         _raises(DataError, "condition", lambda model=model: model.sample(2), "a conditional model sampled without a condition")
         classes = sorted(set(data.train.labels()))
         if model.supports("log_prob"):

@@ -94,7 +94,7 @@ class Loop:
         forward = torch.compile(round_) if training.compile else round_
         self.round = round_
         self.forward = fabric.setup_module(forward)  # pyright: ignore[reportArgumentType]
-        self.optimizers = [fabric.setup_optimizers(_optimizer(p, training)) for p in self.players]
+        self.optimizers: list[Any] = [fabric.setup_optimizers(_optimizer(p, training)) for p in self.players]
         self.averaged = [t for t in model.state_dict().values() if t.is_floating_point()]
         self.ema = [t.detach().clone() for t in self.averaged] if training.ema else None
 
