@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .errors import ConfigError
 
-__all__ = ["Parametrisation", "Schedule", "cosine", "linear", "predicted_x", "target"]
+__all__ = ["Parametrisation", "Schedule", "cosine", "implied", "linear", "predicted_x", "target"]
 
 Parametrisation = Literal["epsilon", "x0", "v"]
 
@@ -135,3 +135,10 @@ def predicted_x(
     if parametrisation == "x0":
         return output
     return alpha * z - sigma * output
+
+
+def implied(
+    x: Float[Tensor, "*b"], z: Float[Tensor, "*b"], alpha: Tensor | float, sigma: Tensor | float, parametrisation: Parametrisation
+) -> Float[Tensor, "*b"]:
+    """What a network that expects the features x at z would say: the inverse of `predicted_x`."""
+    return target(x, (z - alpha * x) / sigma, alpha, sigma, parametrisation)

@@ -37,18 +37,17 @@ class ConditionedTime(nn.Module):
 
 
 class _Block(nn.Module):
-    """h + W2 silu(modulate(W1 norm(h))): the embedding scales and shifts the hidden units."""
+    """h + W2 silu(modulate(W1 silu(h))): the embedding scales and shifts the hidden units. No normalisation: the size of z matters."""
 
     def __init__(self, width: int, time_dim: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
         self.first = nn.Linear(width, width)
         self.modulation = nn.Linear(time_dim, 2 * width)
         self.second = nn.Linear(width, width)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
         scale, shift = self.modulation(e).chunk(2, 1)
-        return h + self.second(nn.functional.silu(self.first(self.norm(h)) * (1 + scale) + shift))
+        return h + self.second(nn.functional.silu(self.first(nn.functional.silu(h)) * (1 + scale) + shift))
 
 
 class MLPDenoiser(nn.Module):
@@ -75,9 +74,9 @@ class MLPDenoiser(nn.Module):
         self.embedding = ConditionedTime(time_dim, condition_dim)
         self.first = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_Block(width, time_dim) for _ in range(blocks))
-        self.last = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
-        nn.init.zeros_(self.last[1].weight)  # pyright: ignore[reportArgumentType]
-        nn.init.zeros_(self.last[1].bias)  # pyright: ignore[reportArgumentType]
+        self.last = nn.Linear(width, dim)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
 
     def forward(
         self, z: Float[Tensor, "B *features"], t: Float[Tensor, "B"], c: Float[Tensor, "B C"] | None = None
@@ -87,4 +86,4 @@ class MLPDenoiser(nn.Module):
         h = self.first(z.flatten(1))
         for block in self.blocks:
             h = block(h, e)
-        return self.last(h).reshape(z.shape)
+        return self.last(nn.functional.silu(h)).reshape(z.shape)

@@ -27,24 +27,23 @@ import torch
 from torch import Tensor, nn
 
 from ...data.features import Features
-from ...data.spec import REAL, DataSpec, Support, categories, levels
-from ...errors import ConfigError
+from ...data.spec import REAL, DataSpec, categories, levels
+from ...errors import ConfigError, nearest
 from ...known import Known
 from ...model import GradientModel
 from ...nn.denoiser import MLPDenoiser
 from ...nn.unet import UNet
-from ...noise import Parametrisation, Schedule, cosine, linear, predicted_x, target
+from ...noise import Parametrisation, Schedule, cosine, implied, linear, predicted_x, target
 from ...objective import Batch, Loss, Objective, Training
 from ...rng import Rng
 from ...samplers import Denoise, ancestral, ddim, ddim_inverse, time_grid
+from .entries import Entries
 
 __all__ = ["DDPM"]
 
 SCHEDULES = {"linear": linear, "cosine": cosine}
 TINY = 144
 """Images with at most so many pixels (12 x 12) get the MLP, which learns them several times faster on a CPU."""
-BLOCK = 2**22
-"""Numbers held at once while p(x | z_1) is normalised over all levels of all pixels."""
 
 
 class DDPM(GradientModel):
@@ -73,6 +72,10 @@ class DDPM(GradientModel):
     variance
         Of p(z_{t-1} | z_t): the posterior's v, exact for a known record; beta_t, exact for N(0, I) data (Ho et al. 2020, section 3.2);
         or by entry, v on finite supports and beta_t on real ones, where v makes the bound 0.4 nats looser for each entry (T = 1000).
+    lattice
+        Entries with 2 to 64 values: let the network's output tilt the prior of each, and Bayes' rule give its expected value through the
+        noise (`pushforward.models.diffusion.entries`), so that low noise is undone exactly; `parametrisation` then only weights the loss.
+        False is the plain method of the papers. Digits of 17 levels after a minute: 1.9 bits/dim with, 3.9 without.
     network
         `"mlp"`, `"unet"` (images only), `"auto"` (the U-Net for images above 144 pixels), or a module: `network(z, t, c)` with
         z (B, *features), t (B,) in (0, 1] and c (B, condition_dim) or None gives the prediction, shaped as z.
@@ -90,10 +93,9 @@ class DDPM(GradientModel):
 
     name = "ddpm"
     density = "bound"
-    training = Training(lr=1e-3, ema=0.999, clip=1.0)
+    training = Training(lr=1e-3, ema=0.999, clip=1.0, schedule="cosine")
 
     noise: Schedule
-    limit: Tensor
     nu: Tensor
 
     def __init__(
@@ -106,6 +108,7 @@ class DDPM(GradientModel):
         sampling_steps: int = 50,
         eta: float = 0.0,
         variance: Literal["auto", "posterior", "beta"] = "auto",
+        lattice: bool = True,
         network: Literal["auto", "mlp", "unet"] | nn.Module = "auto",
         width: int = 256,
         blocks: int = 2,
@@ -115,7 +118,7 @@ class DDPM(GradientModel):
     ):
         super().__init__()
         self.parametrisation: Parametrisation = parametrisation
-        self.timesteps, self.schedule, self.variance = timesteps, schedule, variance
+        self.timesteps, self.schedule, self.variance, self.lattice = timesteps, schedule, variance, lattice
         self.sampler, self.sampling_steps, self.eta = sampler, sampling_steps, eta
         self.network, self.width, self.blocks = network, width, blocks
         self.channels, self.multipliers, self.attention = channels, multipliers, attention
@@ -130,11 +133,10 @@ class DDPM(GradientModel):
     def _build(self, spec: DataSpec) -> None:
         self.noise = SCHEDULES[self.schedule](self.timesteps)
         self.features = Features(spec)
-        bounds = [1.0 if s.name != "real" else math.inf for _, s, at in self.features.blocks for _ in range(at.start, at.stop)]
-        self.register_buffer("limit", torch.tensor(bounds).reshape(self.features.shape), persistent=False)
-        wide = {"posterior": (), "beta": (0.0, 1.0), "auto": (0.0,)}[self.variance]  # by whether the support is finite
-        nu = [float(float(s.discrete) in wide) for _, s, at in self.features.blocks for _ in range(at.start, at.stop)]
-        self.register_buffer("nu", torch.tensor(nu).reshape(self.features.shape), persistent=False)
+        self.entries = Entries(self.features, self.lattice)
+        finite = self.entries.finite
+        nu = {"posterior": torch.zeros_like(finite), "beta": torch.ones_like(finite), "auto": 1 - finite}[self.variance]
+        self.register_buffer("nu", nu, persistent=False)
         if not isinstance(self.network, nn.Module):
             self.denoiser = self._make_network(spec)
 
@@ -170,6 +172,9 @@ class DDPM(GradientModel):
         eps = batch.rng.randn(*x.shape)
         z = alpha * x + sigma * eps
         output = self._net(z, t.to(x.dtype) / self.noise.T, batch.c)
+        if self.entries.k:
+            expected = self.entries.expected(output, z, alpha, sigma)
+            output = torch.where(self.entries.on_lattice, implied(expected, z, alpha, sigma, self.parametrisation), output)
         error = (output - target(x, eps, alpha, sigma, self.parametrisation)).square().flatten(1).mean(1)
         return Loss(error, {f"mse {self.parametrisation}": error})
 
@@ -188,7 +193,9 @@ class DDPM(GradientModel):
         alpha, sigma = self.noise.at(t, z)
         output = self._net(z, t.to(z.dtype) / self.noise.T, c)
         x = predicted_x(output, z, alpha, sigma, self.parametrisation)
-        return torch.minimum(torch.maximum(x, -self.limit), self.limit)
+        if self.entries.k:
+            x = torch.where(self.entries.on_lattice, self.entries.expected(output, z, alpha, sigma), x)
+        return self.entries.clamp(x)
 
     def _denoise_with(self, c: Tensor | None) -> Denoise:
         return lambda z, t: self._expected(z, torch.full((len(z),), t, device=z.device), c)
@@ -206,14 +213,19 @@ class DDPM(GradientModel):
         """The last step shows the most probable record under p(x | z_1), as Ho et al. 2020 do; it is not sampled."""
         times = time_grid(self.noise.T, self.sampling_steps if steps is None else steps)
         z, denoise = rng.randn(n, *self.features.shape), self._denoise_with(c)
-        if (sampler or self.sampler) == "ancestral":
+        kind: str = sampler or self.sampler
+        if kind == "ancestral":
             return self.features.decode(ancestral(denoise, z, self.noise, times, rng, self.nu))
+        if kind != "ddim":
+            raise ConfigError(f"There is no sampler {kind!r}.{nearest(kind, ('ancestral', 'ddim'))}")
         return self.features.decode(ddim(denoise, z, self.noise, times, rng, self.eta if eta is None else eta))
 
     # -- evaluate likelihood ------------------------------------------------------------------------------------------
 
     def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng, *, samples: int | None = 64) -> Tensor:
         """The evidence lower bound in nats, (B,); `samples` times for each record, stratified, or None for all T of them."""
+        if samples is not None and samples < 1:
+            raise ConfigError(f"samples must be at least 1, got {samples}; None evaluates all {self.noise.T} terms.")
         f = self.features.encode(x)
         return -self._L_T(f) - self._L_between(f, c, rng, samples) + self._L_0(x, f, c, rng)
 
@@ -259,19 +271,7 @@ class DDPM(GradientModel):
         alpha, sigma = self.noise.level(1)
         z = alpha * f + sigma * rng.randn(*f.shape)
         mean = self._expected(z, torch.ones(len(f), dtype=torch.long, device=f.device), c)
-        return self._log_prob_given(x, mean)
-
-    def _log_prob_given(self, x: Tensor, mean: Tensor) -> Tensor:
-        """log p(x | x_hat = mean), (B,): x (B, *shape), mean (B, *features)."""
-        x, mean, sd = x.flatten(1), mean.flatten(1), self.noise.level(1)[1]
-        shared = self.spec.support if self.spec is not None else None
-        if shared is not None and shared.name != "categories":
-            return _entry_log_prob(shared, x, mean, sd).sum(1)
-        parts = [
-            _category_log_prob(x[:, i], mean[:, at], sd) if s.name == "categories" else _entry_log_prob(s, x[:, i], mean[:, at.start], sd)
-            for i, s, at in self.features.blocks
-        ]
-        return torch.stack(parts, 1).sum(1)
+        return self.entries.log_prob(x, mean, sigma)
 
     # -- represent ----------------------------------------------------------------------------------------------------
 
@@ -282,34 +282,6 @@ class DDPM(GradientModel):
     def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
         times = time_grid(self.noise.T, self.sampling_steps)
         return self.features.decode(ddim(self._denoise_with(c), z.reshape(-1, *self.features.shape), self.noise, times))
-
-
-def _entry_log_prob(support: Support, x: Tensor, mean: Tensor, sd: float) -> Tensor:
-    """log p of single entries x (any shape) around their expected feature `mean`, not for categories."""
-    if support.size is not None:
-        return _level_log_prob(support.size, x, mean, sd)
-    f = x if support.name == "real" else 2 * x - 1
-    log_p = -((f - mean) / sd).square() / 2 - math.log(sd * math.sqrt(2 * math.pi))
-    if support.name == "unit":
-        inside = torch.special.ndtr((1 - mean) / sd) - torch.special.ndtr((-1 - mean) / sd)
-        log_p = log_p + math.log(2) - inside.log()  # df = 2 dx
-    return log_p
-
-
-def _level_log_prob(k: int, x: Tensor, mean: Tensor, sd: float) -> Tensor:
-    """log of exp(-(f(x) - mean)^2 / (2 sd^2)) normalised over the k levels."""
-    values = torch.linspace(-1, 1, k, dtype=mean.dtype, device=mean.device)
-    rows = max(1, BLOCK * len(x) // max(1, x.numel() * k))
-    parts = [
-        (-((values - m[..., None]) / sd).square() / 2).log_softmax(-1).gather(-1, v.long()[..., None]).squeeze(-1)
-        for v, m in zip(x.split(rows), mean.split(rows), strict=True)
-    ]
-    return torch.cat(parts)
-
-
-def _category_log_prob(x: Tensor, mean: Tensor, sd: float) -> Tensor:
-    """The same over one-hot features: |f(v) - mean|^2 = constant - 4 mean_v."""
-    return (2 * mean / sd**2).log_softmax(-1).gather(-1, x.long()[:, None]).squeeze(-1)
 
 
 # -- known answers ----------------------------------------------------------------------------------------------------
@@ -369,15 +341,16 @@ def known_answers() -> Iterator[Known]:
     exact = _gaussian_bound(x[:, 0], m, s, noise, "beta")
     scatter = model._log_prob(x, None, Rng.seeded(1, x)) - exact
     yield Known("variational bound, mean over x", float(exact.mean()), float((exact + scatter).mean()), _se5(scatter), "5 standard errors")
-    gap = torch.distributions.Normal(m, s).log_prob(x[:, 0]) - exact
-    gap = torch.distributions.Normal(m, s).log_prob(x[:, 0]) - exact
-    yield Known("bound below log p, least gap in nats", float(gap.min().clamp(min=0)), float(gap.min()), 0.0, "a bound: never above")
+    # The bound is quadratic in x, so its mean over the data is that over m - s and m + s; it cannot exceed minus the entropy.
+    mean = float(_gaussian_bound(x.new_tensor([m - s, m + s]), m, s, noise, "beta").mean())
+    gap = -math.log(s * math.sqrt(2 * math.pi * math.e)) - mean
+    yield Known("-entropy - mean bound, in nats", 5e-4, gap, 5e-4, "never below 0, and of order 1/T above")
 
     for support in (levels(17), categories(3)):
         k = support.size or 0
-        model = DDPM().build(DataSpec("table", (1,), (support,))).double()
-        mean = torch.linspace(-1, 1, model.features.dim, dtype=torch.float64).expand(k, *model.features.shape)
-        total = model._log_prob_given(torch.arange(k, dtype=torch.float64)[:, None], mean).exp().sum()
+        entries = Entries(Features(DataSpec("table", (1,), (support,)))).double()
+        mean = torch.linspace(-1, 1, entries.features.dim, dtype=torch.float64).expand(k, -1)
+        total = entries.log_prob(torch.arange(k, dtype=torch.float64)[:, None], mean, 0.3).exp().sum()
         yield Known(f"p(x | z_1) summed over {support}", 1.0, float(total), 1e-12, "rounding")
 
 
