@@ -77,6 +77,7 @@ class GaussianMixture(ClosedFormModel):
     offset: Tensor
     slope: Tensor
     cells: Tensor
+    top: Tensor
 
     def __init__(
         self,
@@ -104,6 +105,7 @@ class GaussianMixture(ClosedFormModel):
         real = torch.tensor([s.name == "real" for s in spec.columns])
         self.register_buffer("slope", torch.where(real, 1.0, 2 / size), persistent=False)
         self.register_buffer("offset", torch.where(real, 0.0, -1.0), persistent=False)
+        self.register_buffer("top", torch.tensor([s.size - 1.0 if s.size else 1.0 for s in spec.columns]), persistent=False)
         self.register_buffer("cells", torch.tensor([float(s.discrete) for s in spec.columns]), persistent=False)
         # Until it is fitted the model is one standard Gaussian. Sigma_k^-1 = P_k P_k^T, and P is what is kept (of each class).
         shape = {"full": (K, D, D), "tied": (1, D, D), "diag": (K, D), "spherical": (K, 1)}[self.covariance]
@@ -213,8 +215,7 @@ class GaussianMixture(ClosedFormModel):
         """The record whose cell holds y, the nearest one when it lies outside of all."""
         assert self.spec is not None
         x = (y - self.offset) / self.slope
-        top = torch.where(self.cells > 0, 2 / self.slope - 1, 1.0)
-        inside = torch.minimum(torch.where(self.cells > 0, x.floor(), x).clamp(min=0), top)
+        inside = torch.minimum(torch.where(self.cells > 0, x.floor(), x).clamp(min=0), self.top)
         return torch.where(self.offset == 0, x, inside).reshape(-1, *self.spec.shape)
 
     def _joint(self, y: Float[Tensor, "B D"], c: Tensor | None) -> Float[Tensor, "B K"]:

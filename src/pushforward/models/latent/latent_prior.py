@@ -6,7 +6,7 @@ wrapper is many models: autoencoder + mixture (Ghosh et al. 2020), two-stage VAE
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,11 +17,13 @@ from torch.distributions import Distribution, Independent, Normal
 from ...data import ArraySchema, Data, Records
 from ...data.spec import REAL, DataSpec
 from ...errors import ConfigError, Unsupported
+from ...known import Known
+from ...likelihoods import Gaussian
 from ...model import ClosedFormModel, Model
 from ...objective import Training
 from ...rng import Rng
 from ...store import Run, rank_zero
-from .vae import VAE
+from .vae import VAE, linear_gaussian, set_encoder
 
 __all__ = ["LatentPrior"]
 
@@ -212,3 +214,34 @@ def _blank(model: Model, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
     """One record of zeros (a value of every support) and its condition, to learn the width of a code."""
     x = torch.zeros(1, *spec.shape, dtype=model.dtype, device=model.device)
     return x, x.new_zeros(1, spec.condition_dim) if spec.condition_dim else None
+
+
+def known_answers() -> Iterator[Known]:
+    """A linear VAE whose codes get the prior N(m, S): then p(x) = N(W m + b, W S W^T + s^2 I), known in closed form."""
+    vae, _ = linear_gaussian(4, 2)
+    from .. import create
+
+    model = LatentPrior(autoencoder=vae, prior=create("gmm", components=1)).build(DataSpec("points", (4,))).double().requires_grad_(False)
+    inner, _ = linear_gaussian(4, 2)
+    vae.load_state_dict(inner.state_dict())
+    m, sd = torch.tensor([0.7, -0.4], dtype=torch.float64), torch.tensor([1.5, 0.6], dtype=torch.float64)
+    # One component as built is N(0, I), of standardised codes: shift and scale carry the whole prior.
+    model.shift.copy_(m)
+    model.scale.copy_(sd)
+    x = 2 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    W = vae._likelihood(torch.eye(2, dtype=torch.float64), None).mean - vae._likelihood(torch.zeros(2, 2, dtype=torch.float64), None).mean
+    b = vae._likelihood(torch.zeros(1, 2, dtype=torch.float64), None).mean[0]
+    s2 = _noise(vae) ** 2
+    known = torch.distributions.MultivariateNormal(b + m @ W, W.T @ torch.diag(sd**2) @ W + s2 * torch.eye(4, dtype=x.dtype)).log_prob(x)
+    # q = the posterior under the new prior, which is diagonal because the rows of W are orthogonal: every weight is then p(x).
+    covariance = torch.linalg.inv(torch.diag(sd**-2) + W @ W.T / s2)
+    mean = ((x - b) @ W.T / s2 + m / sd**2) @ covariance
+    set_encoder(vae, mean, covariance)
+    gap = float((model._log_prob(x, None, Rng.seeded(0, x), samples=1) - known).abs().max())
+    yield Known("latent_prior: log p(x) under a second prior N(m, S)", 0.0, gap, 1e-10, "rounding, numbers of order 10")
+
+
+def _noise(vae: VAE) -> Tensor:
+    """The sd s of a linear-Gaussian VAE's likelihood."""
+    assert vae.log_scale is not None
+    return Gaussian().parts(torch.stack([vae.log_scale, vae.log_scale]))[1].exp()

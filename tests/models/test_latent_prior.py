@@ -1,0 +1,134 @@
+"""LatentPrior: the bound with another prior, both stages' budgets and folders, resuming, and what other autoencoders cannot say."""
+
+import numpy as np
+import pytest
+import torch
+
+from pushforward.data import load_data
+from pushforward.data.spec import DataSpec
+from pushforward.errors import ConfigError, RunError, Unsupported
+from pushforward.models import load, resume
+from pushforward.models.classical.mixture import GaussianMixture
+from pushforward.models.latent.latent_prior import LatentPrior, known_answers
+from pushforward.models.latent.vae import VAE
+from pushforward.rng import Rng
+from pushforward.store import Run
+
+SETTINGS = {"batch_size": 32, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def data():
+    random = np.random.default_rng(0)
+    label = random.integers(0, 2, 200)
+    return load_data((random.integers(0, 3, (200, 4, 5)) + label[:, None, None]).astype(np.uint8), label=label, support="levels(4)")
+
+
+def small(**kw) -> LatentPrior:
+    return LatentPrior(autoencoder=VAE(latent_dim=2, hidden=(16,)), prior=GaussianMixture(components=2), **kw)
+
+
+def test_known_answers():
+    for answer in known_answers():
+        assert answer.holds, answer
+
+
+def test_the_prior_is_fitted_to_draws_of_the_aggregate_posterior(data):
+    model = small().fit(data, steps=60, **SETTINGS)
+    vae, prior = model.stages
+    x = data.train.tensor()
+    q = vae._posterior(x, None)
+    # Law of total variance: Var z = E sigma^2 + Var mu; the codes were standardised to it (1400 draws: 5 sd of a variance are 0.19 of it).
+    total = q.variance.mean(0) + q.mean.var(0, correction=0)
+    assert torch.allclose(model.scale**2, total, rtol=0.19)
+    u = prior._sample(4000, None, Rng.seeded(0))
+    assert (u.mean(0).abs() < 0.2).all()
+    assert ((u.std(0) - 1).abs() < 0.2).all()
+
+
+def test_the_bound_uses_the_new_prior(data):
+    model = small().fit(data, steps=150, **SETTINGS)
+    vae = model.autoencoder
+    x = data.train.tensor()
+    new = model._log_prob(x, None, Rng.seeded(0), samples=50).mean()
+    old = vae._log_prob(x, None, Rng.seeded(0), samples=50).mean()
+    # The aggregate posterior is the best prior for the training ELBO; a mixture fitted to it is close to that.
+    assert new > old - 0.02
+
+
+def test_a_standard_normal_as_second_prior_changes_nothing(data):
+    model = small().build(data.schema.spec)
+    # A mixture that was never fitted is N(0, I), and the standardisation is the identity.
+    x = data.test.tensor()
+    a = model._log_prob(x, None, Rng.seeded(0), samples=5)
+    assert torch.allclose(a, model.autoencoder._log_prob(x, None, Rng.seeded(0), samples=5), rtol=1e-5)
+
+
+def test_labels_reach_both_stages(data):
+    model = small().fit(data, condition=True, steps=200, lr=1e-2, **SETTINGS)
+    assert model.prior.means.shape[0] == 2
+    means = [np.mean(model.sample(300, condition=k, seed=0)) for k in (0, 1)]
+    assert means[1] - means[0] > 0.3
+
+
+def test_budgets_are_shared(data, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(VAE, "carry_on", lambda self, data, training, run=None, observers=(): seen.update(vae=training) or self)
+    monkeypatch.setattr(GaussianMixture, "carry_on", lambda self, data, training, run=None, observers=(): seen.update(gmm=training) or self)
+    small().fit(data, minutes=10, lr=0.5, **SETTINGS)
+    assert (seen["vae"].minutes, seen["gmm"].minutes) == (9.0, pytest.approx(1.0))
+    assert (seen["vae"].lr, seen["vae"].schedule) == (0.5, VAE.training.schedule)
+    small().fit(data, steps=10, **SETTINGS)
+    assert (seen["vae"].steps, seen["gmm"].steps) == (10, 100)
+    LatentPrior(autoencoder=VAE(hidden=(8,)), prior=VAE(latent_dim=2, hidden=(8,))).fit(data, epochs=3.0, **SETTINGS)
+    assert seen["vae"].epochs == 1.5
+
+
+def test_a_run_folder_holds_both_stages_and_resumes(data, tmp_path):
+    whole = small().fit(data, steps=20, out=tmp_path / "whole", **SETTINGS)
+    for name in ("autoencoder", "prior"):
+        assert Run.open(tmp_path / "whole" / name).finished
+    assert load(tmp_path / "whole" / "prior").means.shape == (1, 2, 2)
+    again = load(tmp_path / "whole")
+    assert torch.equal(again.log_prob(data.test), whole.log_prob(data.test))
+    with pytest.raises(RunError, match="has finished its budget"):
+        resume(tmp_path / "whole", data)
+    # As if the machine had stopped between the stages, and then within the first.
+    for lost in (
+        ["model.safetensors", "prior/model.safetensors"],
+        ["model.safetensors", "prior/model.safetensors", "autoencoder/model.safetensors"],
+    ):
+        for file in lost:
+            (tmp_path / "whole" / file).unlink()
+        back = resume(tmp_path / "whole", data)
+        for (name, a), b in zip(whole.state_dict().items(), back.state_dict().values(), strict=True):
+            assert torch.equal(a, b), name
+
+
+def test_defaults_are_a_vae_and_a_mixture():
+    model = LatentPrior().build(DataSpec("points", (3,)))
+    assert [m.name for m in model.stages] == ["vae", "gmm"]
+    assert model.config() == {"autoencoder": None, "prior": None}
+    assert model.density == "bound"
+
+
+def test_what_other_stages_cannot_say_is_refused(data):
+    model = LatentPrior(autoencoder=GaussianMixture(components=3), prior=GaussianMixture(components=1)).fit(data, steps=5, **SETTINGS)
+    assert model.density == "none"
+    assert model.sample(2, seed=0).shape[0] == 2
+    with pytest.raises(Unsupported, match=r"gmm defines no p\(x \| z\). Use LatentPrior\(VAE\(\)"):
+        model.log_prob(data.test)
+    with pytest.raises(Unsupported, match="no likelihood here: its autoencoder, gmm, has none"):
+        model.likelihood(torch.zeros(1, 3))
+    inexact = LatentPrior(autoencoder=VAE(hidden=(8,)), prior=VAE(hidden=(8,))).build(data.schema.spec)
+    with pytest.raises(Unsupported, match="vae has no exact density of codes"):
+        inexact.log_prob(data.test)
+
+
+def test_an_autoencoder_must_encode():
+    class Silent(VAE):
+        unsupported = {"encode": "it keeps its codes to itself."}
+        name = "silent"
+
+    with pytest.raises(ConfigError, match="autoencoder=silent does not encode; LatentPrior needs codes"):
+        LatentPrior(autoencoder=Silent()).build(DataSpec("points", (3,)))
