@@ -125,6 +125,15 @@ def test_ten_times_the_table_lowers_log_det_by_d_log_ten():
     assert ten.log_det - once.log_det == pytest.approx(-2 * math.log(10), abs=1e-6)
 
 
+def test_scaling_is_that_of_the_training_rows_alone():
+    data = load_data(pandas_table()[["height", "share", "city"]])
+    train, rest = data.train.x[:, :2].double(), data.test.x[:, :2].double()
+    # float32 storage: the mean of 96 values of order 1 is off by at most 2^-24 each.
+    torch.testing.assert_close(train.mean(0), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(train.std(0, correction=0), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert rest.mean(0).abs().min() > 1e-4
+
+
 def test_label_is_a_column_or_an_array():
     frame = pandas_table()
     data = load_data(frame, label="city")
