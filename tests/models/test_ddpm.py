@@ -183,8 +183,8 @@ def test_training_finds_the_score(parametrisation: str) -> None:
         exact = mean + alpha * 0.09 / total * (z - alpha * mean)
         with torch.no_grad():
             ours = model._expected(z, torch.full((4000,), t), None)
-        # In the unit of what is predicted, as the loss is: least squares with P parameters on N draws errs by P / N of the target's variance
-        # (at most 1 here): 12,000 / (600 x 256) = 0.08, were all parameters of use to a curve of one variable. A quarter of that is asked.
+        # In the unit of what is predicted, as the loss is. Least squares with P parameters on N draws errs by P / N of the variance of
+        # the target (at most 1): 12,000 / (600 x 256) = 0.08, were all of use to a curve of one variable. A quarter of that is asked.
         scale = {"epsilon": alpha / sigma, "x0": 1.0, "v": 1 / sigma}[parametrisation]
         assert float(((ours - exact) * scale).square().mean()) < 0.02
 

@@ -22,6 +22,7 @@ def nets(shape: tuple[int, ...], condition_dim: int = 0) -> list[nn.Module]:
         UNet(shape, channels=8, condition_dim=condition_dim),
         UNet(shape, channels=8, attention=True, blocks=2, condition_dim=condition_dim),
         MLPDenoiser(dim, 16, 2, condition_dim),
+        MLPDenoiser(dim, 16, 1, condition_dim, fourier=3),
     ]
 
 
