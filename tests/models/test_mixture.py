@@ -32,7 +32,7 @@ def random_mixture(spec: DataSpec, covariance: str = "full", components: int = 3
     model.means.copy_(0.5 * rng.randn(*model.means.shape))
     model.log_weights.copy_(rng.randn(*model.log_weights.shape).log_softmax(-1))
     P = model.precision_factors
-    P.copy_((P + 0.3 * rng.randn(*P.shape).triu()) * 1.5 if P.ndim == 4 else P + rng.rand(*P.shape))
+    P.copy_(P + rng.rand(*P.shape) * P + (rng.randn(*P.shape).triu(1) if P.ndim == 4 else 0.0))
     return model
 
 
