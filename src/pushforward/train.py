@@ -5,6 +5,7 @@ critic). Everything random comes from two generators held here, one for the orde
 anywhere and resumed from its last checkpoint has the weights of the run that was not.
 """
 
+import atexit
 import contextlib
 import math
 import signal
@@ -369,7 +370,15 @@ def train(
     elif loop.ema is not None:
         with torch.no_grad():
             torch._foreach_copy_(loop.averaged, loop.ema)
+    if fabric.world_size > 1:
+        fabric.barrier()  # a process that leaves while another still reads would break its last exchange
     if ours and fabric.world_size > 1:
+        # Kept for a next fit of this process: a group formed anew would find the addresses of the old one in the launcher's store.
+        atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
