@@ -28,7 +28,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 .venv: $(VENV)/.installed
 
 demo: $(VENV)/.installed
-	$(BIN)/pushforward compare --data digits --minutes 0.5 --out demo --overwrite
+	rm -rf demo
+	$(BIN)/pushforward compare --data digits --minutes 0.75 --out demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(JOBS) -q
