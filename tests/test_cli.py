@@ -142,6 +142,18 @@ def test_log_prob_of_a_file_is_in_its_order(run: Path, tmp_path: Path):
     assert "held-out records" in cli("log-prob", str(run)).output
 
 
+def test_new_records_are_read_as_the_run_read_its_own(tmp_path: Path):
+    random = np.random.default_rng(0)
+    lines = [f"{x:.3f},{'ab'[int(x > 0)]}" for x in random.normal(size=100)]
+    (tmp_path / "t.csv").write_text("x,kind\n" + "\n".join(lines) + "\n")
+    run, data = str(tmp_path / "run"), str(tmp_path / "t.csv")
+    cli("fit", "vae", "--data", data, "--label", "kind", "--condition", "--steps", "2", "--batch-size", "16", "--no-progress", "--out", run)
+    assert "100 records" in cli("log-prob", run, "--data", data).output
+    assert "nats per record" in cli("evaluate", run, "--data", data).output
+    assert cli("sample", run, "-n", "2", "--condition", "a").stdout.splitlines()[0] == "x"
+    assert "Did you mean 'a'" in cli("sample", run, "--condition", "aa", code=1).output
+
+
 def test_evaluate_writes_figures(run: Path, tmp_path: Path):
     shown = cli("evaluate", str(run), "--out", str(tmp_path / "e.json")).output
     assert "nats per record (bound)" in shown

@@ -212,12 +212,20 @@ def _records(model: Any, run: str, said: dict[str, Any]) -> tuple[Any, Any, str]
         data = reload(Run.open(run).data)
         part, what = (data.test, "held-out records") if len(data.test) else (data.validation, "validation records")
     else:
-        data = load_data(said.pop("data"), **{"validation": 0, "test": 0, **said})
+        options = {**_options_of(run), "validation": 0, "test": 0, **said}
+        data = load_data(options.pop("data"), **options)
         part, what = data.train, "records"
         if data.order is not None:
             part = part.subset(data.order[: len(part)].argsort())
     # In the user's own form, because this run's scaling is not that of a data set read anew.
     return part.records(), part.labels() if conditional else None, what
+
+
+def _options_of(run: str) -> dict[str, Any]:
+    """How the run read its data (label, columns, support ...): new records are read in the same way unless told otherwise."""
+    from ..store import Run
+
+    return dict((Run.open(run).data.get("source") or {}).get("options") or {})
 
 
 @command("evaluate", _arg("RUN"), OUT, OVERWRITE, derive=lambda run: _evaluate_fields())
@@ -231,8 +239,9 @@ def evaluate(ctx: click.Context, run: str, out: str | None, overwrite: bool) -> 
     from ..models import load
     from ..store import Run
 
-    data = _load(given(ctx, "Data"))
-    result = measure(load(run), reload(Run.open(run).data) if data is None else data, **given(ctx, "Evaluation"))
+    said = given(ctx, "Data")
+    data = _load({**_options_of(run), **said}) if "data" in said else reload(Run.open(run).data)
+    result = measure(load(run), data, **given(ctx, "Evaluation"))
     output.show_evaluation(result)
     if out:
         output.write_json(result.to_json(), out, overwrite)
