@@ -101,6 +101,8 @@ def test_the_right_model_scores_like_real_records():
     found = evaluate(standard_gauss(data), data)
     # Two independent sets of 600 against the same 600: coverage has a standard error of
     # sqrt(.97 * .03 / 600) = 0.7 %, density, whose balls share points, about 3 %; each is the difference of two such.
+    assert found.real["frechet"] > 1e-5  # other records than the held-out ones themselves
+    assert found.real["coverage"] < 1.0
     assert found.coverage == pytest.approx(found.real["coverage"], abs=5 * 0.007 * math.sqrt(2))
     assert found.density == pytest.approx(found.real["density"], abs=5 * 0.03 * math.sqrt(2))
     # Two samples of one Gaussian: |dm|^2 and the rest are of order (2 + 2) / 600 in standardised units

@@ -197,7 +197,9 @@ def evaluate(model: Model, data: Any, *, n: int | None = None, seed: int = 0) ->
     result = Evaluation(model.name or type(model).__name__, model.density, seed=seed)
     assert model.spec is not None
     result.conditional = model.spec.condition_dim > 0
-    result.parameters = sum(p.numel() for p in model.parameters())
+    # Models fitted in closed form keep what they learn in buffers.
+    learnt = list(model.parameters()) or [b for b in model.buffers() if b.is_floating_point()]
+    result.parameters = sum(t.numel() for t in learnt)
     result.nfe = getattr(model, "nfe", 1)
     result.training_seconds = getattr(model, "training_seconds", None)
     held_out = pick(_held_out(data), n or RECORDS, seed)

@@ -174,7 +174,8 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     (
         "density",
         "quality",
-        "Density: how many real neighbourhoods hold a sample, relative to a perfect model’s 1. "
+        "Density: how many real neighbourhoods hold a sample, relative to a perfect model’s 1; above it, samples crowd where records "
+        "are dense. "
         "Beneath: precision, the share of samples near some real record.",
     ),
     (
@@ -210,8 +211,11 @@ def _cell(e: Entry, name: str, heading: str, done: Sequence[Entry]) -> Cell:
     if figure is None:
         return Cell(heading, "–", ("no likelihood",) if name == "log_prob" and e.kind == "none" else ())
     values = [(f.value, other.kind) for other in done if (f := other.figure(name)) is not None]
-    sign = -1 if name in ("bits_per_dim", "frechet") else 1
-    best = name not in ("parameters", "training_seconds") and len(values) > 1 and sign * figure.value >= max(sign * v for v, _ in values)
+    best = (
+        name not in ("parameters", "training_seconds")
+        and len(values) > 1
+        and _merit(name, figure.value, e) >= max(_merit(name, v, e) for v, _ in values)
+    )
     if name in ("log_prob", "bits_per_dim"):
         best = best and all(kind == "exact" for _, kind in values)  # bounds leave open who is best
         mark = "≤ " if name == "bits_per_dim" and e.kind == "bound" else MARK[e.kind]
@@ -228,6 +232,14 @@ def _cell(e: Entry, name: str, heading: str, done: Sequence[Entry]) -> Cell:
     other = e.figure(beside) if beside else None
     value, spread = parts(figure)
     return Cell(heading, value, tuple(filter(None, (spread, f"{beside} {number(other.value, 2)}" if other else ""))), best)
+
+
+def _merit(name: str, value: float, e: Entry) -> float:
+    """A figure as something of which more is better. Density beyond that of real records is crowding, no merit."""
+    if name == "density":
+        target = next((r.evaluation.real.get("density", 1.0) for r in e.rows if r.evaluation is not None), 1.0)
+        return -abs(value - target)
+    return -value if name in ("bits_per_dim", "frechet") else value
 
 
 def _yardstick(comparison: "Comparison", done: Sequence[Entry]) -> list[Cell]:
@@ -265,8 +277,8 @@ def _tradeoff(comparison: "Comparison", done: Sequence[Entry]) -> list[Chart]:
         f"Quality against coverage; larger discs sample faster. {words}.",
         "coverage",
         "quality (density)",
-        width=420,
-        height=320,
+        width=360,
+        height=290,
         x_range=(-0.06, 1.06),
     )
     if yardstick:
@@ -275,7 +287,7 @@ def _tradeoff(comparison: "Comparison", done: Sequence[Entry]) -> list[Chart]:
         x, y = e.figure("coverage"), e.figure("density")
         if x and y:
             both.point(x.value, y.value, f"c{i % 8}", e.key, radius(e), told(e))
-    fast = Chart(f"Fréchet distance against speed of sampling. {words}.", "samples per second", "Fréchet distance", True, True, 420, 320)
+    fast = Chart(f"Fréchet distance against speed of sampling. {words}.", "samples per second", "Fréchet distance", True, True, 360, 290)
     for i, e in enumerate(done):
         y = e.figure("frechet")
         if y and e.key in speeds:
