@@ -355,12 +355,17 @@ class Model(nn.Module, ABC):
         """Checked tensors on the model's device from records in any form."""
         assert self.spec is not None
         own = None
+        if isinstance(records, Records) and self.schema is not None and not _alike(records.schema, self.schema):
+            # Another data set's scaling, levels or classes are not ours: go through the user's own form.
+            if self.spec.condition_dim and condition is None:
+                condition = records.labels()
+            records = records.records()
         if isinstance(records, Records):
             x = records.tensor(self.dtype)
             if self.spec.condition_dim and condition is None:
                 own = records.vectors(self.dtype)
         elif self.schema is not None:
-            x = self.schema.encode(records)
+            x = self.schema.encode(records, self.dtype)
         else:
             x = torch.as_tensor(records)
         if tuple(x.shape[1:]) != self.spec.shape:
@@ -397,6 +402,11 @@ class ClosedFormModel(Model):
 
     def _fit(self, data: Data, training: Training, run: "store.Run | None", observers: Sequence[Observer]) -> None:
         self._estimate(data, training, run)
+
+
+def _alike(a: Schema, b: Schema) -> bool:
+    """Whether two schemas turn the same record into the same numbers."""
+    return a is b or a.to_json() == b.to_json()
 
 
 def _plain(value: Any) -> Any:
