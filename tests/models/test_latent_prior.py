@@ -10,7 +10,7 @@ from pushforward.errors import ConfigError, RunError, Unsupported
 from pushforward.models import load, resume
 from pushforward.models.classical.mixture import GaussianMixture
 from pushforward.models.latent.latent_prior import LatentPrior, known_answers
-from pushforward.models.latent.vae import VAE
+from pushforward.models.latent.vae import VAE, linear_gaussian
 from pushforward.rng import Rng
 from pushforward.store import Run
 
@@ -132,3 +132,18 @@ def test_an_autoencoder_must_encode():
 
     with pytest.raises(ConfigError, match="autoencoder=silent does not encode; LatentPrior needs codes"):
         LatentPrior(autoencoder=Silent()).build(DataSpec("points", (3,)))
+
+
+def test_samples_come_from_the_second_prior():
+    """Codes N(m, I) through x = W z + b: the samples' mean is W m + b."""
+    vae, _ = linear_gaussian(4, 2)
+    weights = {k: v.clone() for k, v in vae.state_dict().items()}
+    model = LatentPrior(autoencoder=vae, prior=GaussianMixture(components=1)).build(DataSpec("points", (4,))).double()
+    vae.load_state_dict(weights)
+    m = torch.tensor([[20.0, -10.0]], dtype=torch.float64)
+    model.shift.copy_(m[0])
+    model.scale.copy_(torch.tensor([0.1, 0.1]))
+    with torch.no_grad():
+        x = model._sample(2000, None, Rng.seeded(0, m))
+        # Entries have variance s^2 + 0.01 |w|^2, about 1.1: five standard errors of a mean are 0.12.
+        assert torch.allclose(x.mean(0), vae._likelihood(m, None).mean[0], atol=0.12)
