@@ -68,7 +68,7 @@ def test_densities_integrate_to_one_on_the_line(family):
     params = raw(family, 4, spread=0.7)
     grid = torch.linspace(-100, 100, 80_001, dtype=torch.float64)
     mass = torch.stack([torch.trapezoid(family.log_prob(p.expand(len(grid), -1), grid).exp(), grid) for p in params])
-    # The trapezoid rule is exact to rounding for Gaussians once its step, 0.0025, is below half of the smallest sigma, 0.01; ±100 is over 10 sigma.
+    # Exact to rounding for Gaussians: the step, 0.0025, is below half of the smallest sigma, 0.01, and the ends are over 10 sigma away.
     assert (mass - 1).abs().max() < 1e-9
 
 
