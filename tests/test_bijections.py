@@ -17,6 +17,7 @@ from pushforward.bijections import (
     Dequantise,
     Linear,
     Permutation,
+    RationalQuadratic,
     RationalQuadraticCoupling,
     spline,
 )
@@ -25,6 +26,7 @@ from pushforward.data.spec import BINARY, REAL, UNIT, categories, levels
 MAKERS = {
     "affine": lambda d, c: AffineCoupling(d, c, hidden=(8,)),
     "spline": lambda d, c: RationalQuadraticCoupling(d, c, bins=5, bound=3.0, hidden=(8,)),
+    "marginals": lambda d, c: RationalQuadratic(d, bins=6, bound=3.0),
     "linear": lambda d, c: Linear(d, torch.randperm(d)),
     "permutation": lambda d, c: Permutation(d, torch.randperm(d)),
     "reverse": lambda d, c: Permutation(d),

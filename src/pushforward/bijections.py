@@ -23,7 +23,17 @@ from torch.nn import functional as F
 from .data.spec import Support
 from .nn import MLP
 
-__all__ = ["AffineCoupling", "Bijection", "Compose", "Dequantise", "Linear", "Permutation", "RationalQuadraticCoupling", "spline"]
+__all__ = [
+    "AffineCoupling",
+    "Bijection",
+    "Compose",
+    "Dequantise",
+    "Linear",
+    "Permutation",
+    "RationalQuadratic",
+    "RationalQuadraticCoupling",
+    "spline",
+]
 
 
 class Bijection(nn.Module, ABC):
@@ -204,6 +214,26 @@ class RationalQuadraticCoupling(Bijection):
         return torch.cat([y1, x2], 1), change.sum(1)
 
 
+class RationalQuadratic(Bijection):
+    """y_i = spline_i(x_i): one monotone rational-quadratic spline for each entry, whatever the others and the condition.
+
+    As a flow's first layer it takes up the marginals (the steps of dequantised levels, clusters, skewed columns), before anything is mixed.
+    """
+
+    def __init__(self, dim: int, bins: int = 8, bound: float = 5.0):
+        super().__init__()
+        self.bound = bound
+        self.params = nn.Parameter(torch.zeros(dim, 3 * bins - 1))
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y, change = spline(x, self.params[None], self.bound)
+        return y, change.sum(1)
+
+    def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x, change = spline(y, self.params[None], self.bound, inverse=True)
+        return x, change.sum(1)
+
+
 MIN_BIN = 1e-4
 """Least share of the box that a bin takes in either direction (Durkan et al. take 1e-3, too wide for modes 1/100 as wide as the data)."""
 MIN_SLOPE = 1e-3
@@ -213,7 +243,7 @@ _UNIT_SLOPE = math.log(math.expm1(1.0 - MIN_SLOPE))
 
 
 def spline(
-    x: Float[Tensor, "B D"], params: Float[Tensor, "B D P"], bound: float, *, inverse: bool = False
+    x: Float[Tensor, "B D"], params: Float[Tensor, "#B D P"], bound: float, *, inverse: bool = False
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
     r"""Monotone rational-quadratic spline on [-bound, bound] with K bins and the identity outside, elementwise:
     (y, log dy/dx).
@@ -231,7 +261,7 @@ def spline(
 
     so nothing cancels, no root of a negative number can arise, and t stays in [0, 1] in any precision.
     """
-    K = (params.shape[-1] + 1) // 3
+    n, K = len(x), (params.shape[-1] + 1) // 3
     share = params[..., : 2 * K].unflatten(-1, (2, K)).softmax(-1)
     share = MIN_BIN + (1 - MIN_BIN * K) * share  # (B, D, 2, K): widths and heights as shares of the box
     ends = share.cumsum(-1)  # right and upper ends of the bins
@@ -239,8 +269,9 @@ def spline(
     u = (inside + bound) / (2 * bound)  # position in the box, 0 to 1
     with torch.no_grad():
         k = (u.unsqueeze(-1) >= ends[..., 1 if inverse else 0, :-1]).sum(-1, keepdim=True)
-    (w, h), (x1, y1) = (t.gather(-1, k.unsqueeze(-2).expand(*k.shape[:-1], 2, 1)).squeeze(-1).unbind(-1) for t in (share, ends))
-    slopes = F.pad(params[..., 2 * K :], (1, 1)).gather(-1, torch.cat([k, k + 1], -1))
+    at = k.unsqueeze(-2).expand(-1, -1, 2, -1)
+    (w, h), (x1, y1) = (t.expand(n, -1, -1, -1).gather(-1, at).squeeze(-1).unbind(-1) for t in (share, ends))
+    slopes = F.pad(params[..., 2 * K :], (1, 1)).expand(n, -1, -1).gather(-1, torch.cat([k, k + 1], -1))
     d0, d1 = (F.softplus(slopes + _UNIT_SLOPE) + MIN_SLOPE).unbind(-1)
     s = h / w
     if inverse:
