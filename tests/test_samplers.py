@@ -126,3 +126,14 @@ def test_one_step_gives_the_mean() -> None:
     noise, z = linear(10), torch.randn(4, 2)
     for sample in (ancestral, ddim):
         assert torch.allclose(sample(denoiser(noise), z, noise, [10, 0], Rng.seeded(0)), denoiser(noise)(z, 10), atol=1e-6)
+
+
+def test_inverse_starts_from_the_record_itself() -> None:
+    noise, x = linear(10), torch.tensor([0.3, -2.0], dtype=torch.float64)
+    # A denoiser that expects 0 everywhere: eps = x / sigma_1 at t = 1, and one step leads to alpha_T x + sigma_T eps.
+    z = ddim_inverse(lambda z, t: torch.zeros_like(z), x, noise, [10, 0])
+    (_, sigma_1), (alpha, sigma) = noise.level(1), noise.level(10)
+    assert torch.allclose(z, alpha * x + sigma * x / sigma_1, rtol=1e-12)
+    # and one that expects 5: the signal is still the record's own
+    (alpha_1, _), z = noise.level(1), ddim_inverse(lambda z, t: torch.full_like(z, 5.0), x, noise, [10, 0])
+    assert torch.allclose(z, alpha * x + sigma * (x - alpha_1 * 5) / sigma_1, rtol=1e-12)

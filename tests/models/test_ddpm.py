@@ -14,7 +14,7 @@ from pushforward.models.diffusion.ddpm import DDPM, _gaussian_bound, _GaussianDe
 from pushforward.models.diffusion.entries import Entries
 from pushforward.nn.denoiser import MLPDenoiser
 from pushforward.nn.unet import UNet
-from pushforward.noise import cosine, linear
+from pushforward.noise import Schedule, cosine, linear
 from pushforward.objective import Batch
 from pushforward.rng import Rng
 
@@ -70,12 +70,30 @@ def test_bound_never_exceeds_minus_the_entropy() -> None:
         assert float(_gaussian_bound(ends, M, S, make(T), variance).mean()) < -entropy
 
 
-def test_more_samples_scatter_less() -> None:
-    model, x = gaussian(200, "cosine"), torch.full((2000, 1), 0.3, dtype=torch.float64)
-    one, many = (float(model._log_prob(x, None, Rng.seeded(0, x), samples=k).var()) for k in (1, 64))
-    last = float(model._L_0(x, x, None, Rng.seeded(0, x)).var())  # L_0's own scatter does not fall
-    # Stratified draws scatter at most as independent ones do: 1/64. Both variances are known to 5 sqrt(2/2000) = 16 %.
-    assert many - last < (one - last) / 64 * 1.4 + 0.16 * last
+class Zero(nn.Module):
+    """Predicts 0."""
+
+    def forward(self, z, t, c=None):
+        return torch.zeros_like(z)
+
+
+def test_prior_term_is_the_kl() -> None:
+    model, x = gaussian(100), torch.tensor([[0.5], [-3.0]], dtype=torch.float64)
+    model.noise = Schedule(model.noise.log_alpha2[:31])  # broken off while there is signal left
+    alpha, sigma = model.noise.level(30)
+    kl = torch.distributions.kl_divergence(torch.distributions.Normal(alpha * x, sigma), torch.distributions.Normal(0.0, 1.0))
+    assert torch.allclose(model._L_T(x), kl[:, 0], rtol=1e-12)
+
+
+def test_times_of_the_bound_are_stratified() -> None:
+    # x_hat = 0 leaves an integrand w_t f^2 without noise: what scatters is the choice of times alone.
+    model, f = gaussian(200, "cosine", "x0", network=Zero()), torch.ones(500, 1, dtype=torch.float64)
+    one, many = (model._L_between(f, None, Rng.seeded(0, f), k) for k in (1, 64))
+    exact = model._L_between(f[:1], None, Rng.seeded(0, f), None)
+    for figures in (one, many):
+        assert float(figures.mean()) == pytest.approx(float(exact), abs=5 * float(figures.std()) / math.sqrt(500))
+    # Independent times would scatter by 1/64 of the variance; strata remove what is smooth in t, most of it.
+    assert float(many.var()) < float(one.var()) / 64 / 4
 
 
 @pytest.mark.parametrize("parametrisation", ["epsilon", "x0", "v"])
@@ -235,7 +253,7 @@ def test_networks_and_evaluations() -> None:
 def test_errors() -> None:
     with pytest.raises(ConfigError, match="network='unet' needs images .* Use network='mlp'"):
         DDPM(network="unet").build(POINT)
-    with pytest.raises(ConfigError, match="between 1 and the 10 timesteps of training, got 50"):
+    with pytest.raises(ConfigError, match="between 1 and the 10 timesteps of training, got 100"):
         DDPM(timesteps=10)
     with pytest.raises(Unsupported, match="categorical pixels have no order: give the image as levels, or as a table"):
         DDPM().build(DataSpec("image", (1, 4, 4), (categories(3),)))
