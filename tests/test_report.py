@@ -1,5 +1,7 @@
 """The report: self-contained, escaped, legible, and saying of every likelihood what it is."""
 
+import base64
+import io
 import math
 import re
 from html.parser import HTMLParser
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from toys import Duel, Gauss
 
@@ -128,6 +131,8 @@ def test_page_of_images_shows_tiles_beside_held_out_ones(tmp_path):
     page = check_self_contained((found.path / "report.html").read_text())
     assert [image["alt"] for image in page.all("img")] == ["40 real held-out images", "40 images drawn by resample"]
     assert "One generative model on digits" in page.text
+    for image in page.all("img"):  # 8 x 5 images of 8 x 8 pixels, a pixel apart
+        assert Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))).size == (71, 44)
 
 
 def test_page_of_a_mixed_table_shows_its_columns(tmp_path):
@@ -176,6 +181,16 @@ def test_page_says_of_each_likelihood_what_it_is(points, tmp_path):
     assert not re.search(r'data-name="(log p\(x\)|bits/dim)" class="best"', text)
     exact = comparison([rows[1], row("d", figures("exact", log_prob=-3.0, log_prob_se=0.1))], points)
     assert len(re.findall(r'data-name="log p\(x\)" class="best"', write_report(exact, tmp_path / "e.html").read_text())) == 1
+
+
+def test_density_beyond_that_of_real_records_is_not_called_best(points, tmp_path):
+    rows = [
+        row("crowded", figures("none", density=1.4)),
+        row("good", figures("none", density=0.9)),
+        row("poor", figures("none", density=0.2)),
+    ]
+    text = write_report(comparison(rows, points), tmp_path / "r.html").read_text()
+    assert re.findall(r'data-name="quality" class="best"><span>([\d.]+)<', text) == ["0.900"]
 
 
 # -- the terminal ---------------------------------------------------------------------------------------------------

@@ -127,6 +127,11 @@ def _cores() -> int:
 
 def at_once(jobs: Sequence[Job], data: Data, path: Path, workers: int, progress: bool) -> None:
     threads = max(1, _cores() // workers)
+    minutes = jobs[0].fit.get("minutes")
+    if progress and minutes:
+        rounds = -(-len(jobs) // workers)
+        plural = "s" if len(jobs) > 1 else ""
+        store.say(f"{len(jobs)} job{plural}, {workers} at once: {rounds * minutes:g} min of training, and evaluation after each. -> {path}")
     waiting, running = list(jobs), []
     show = _Progress(jobs, enabled=progress)
     try:
