@@ -200,7 +200,7 @@ def evaluate(model: Model, data: Any, *, n: int | None = None, seed: int = 0) ->
     # Models fitted in closed form keep what they learn in buffers.
     learnt = list(model.parameters()) or [b for b in model.buffers() if b.is_floating_point()]
     result.parameters = sum(t.numel() for t in learnt)
-    result.nfe = getattr(model, "nfe", 1)
+    result.nfe = model.nfe
     result.training_seconds = getattr(model, "training_seconds", None)
     held_out = pick(_held_out(data), n or RECORDS, seed)
     result.held_out = len(held_out)
@@ -233,7 +233,7 @@ def _likelihood(result: Evaluation, model: Model, data: Data, held_out: Records,
         return
     assert model.spec is not None
     log_prob = model.log_prob(held_out, seed=seed).double()
-    result.estimator = getattr(model, "estimator", "") or ESTIMATOR[result.kind]
+    result.estimator = model.estimator or ESTIMATOR[result.kind]
     lost = int((~log_prob.isfinite()).sum())
     if lost:
         result.notes.append(f"{lost} of {len(log_prob)} held-out records have no finite log-likelihood under this model.")

@@ -59,6 +59,10 @@ class Model(nn.Module, ABC):
     """The name in the catalog, such as `"vae"`; empty for classes that are not offered."""
     density: Density = "none"
     """The kind of number `log_prob` returns. A family may set it per instance when the data decide (dequantised levels give a bound)."""
+    estimator: str = ""
+    """How `log_prob` comes to its number where `density` alone does not say: which bound, how many draws."""
+    nfe: int = 1
+    """Network evaluations, one after the other, that a sample needs."""
     # (torch keeps its own `training`, a bool, on instances; ours lives on the class and is read there.)
     training: ClassVar[Training] = Training()  # pyright: ignore[reportIncompatibleVariableOverride, reportAssignmentType]
     """The family's own training defaults; `fit` overrides them one by one."""
@@ -73,9 +77,9 @@ class Model(nn.Module, ABC):
     @classmethod
     def hyperparameters(cls) -> dict[str, inspect.Parameter]:
         """The constructor's parameters by name: the one source of configuration, flags and documentation."""
-        found = dict(inspect.signature(cls.__init__).parameters)
-        found.pop("self")
-        return found
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        found = inspect.signature(cls.__init__).parameters.items()
+        return {name: p for name, p in found if name != "self" and p.kind not in variadic}
 
     def config(self) -> dict[str, Any]:
         """The hyperparameters of this instance, as given. One named like a verb (`likelihood`) is stored as `likelihood_`."""

@@ -101,6 +101,7 @@ class GaussianMixture(ClosedFormModel):
         D, C = spec.dim, max(1, spec.condition_dim)
         K = max(1, self.components // C)
         self.density = "exact" if spec.continuous else "bound"
+        self.estimator = "" if spec.continuous else "uniform dequantisation, averaged inside the logarithm over 10 draws"
         size = torch.tensor([float(s.size or 1) for s in spec.columns])
         real = torch.tensor([s.name == "real" for s in spec.columns])
         self.register_buffer("slope", torch.where(real, 1.0, 2 / size), persistent=False)

@@ -99,6 +99,7 @@ class DDPM(GradientModel):
 
     name = "ddpm"
     density = "bound"
+    estimator = "the variational bound, its terms between drawn at 64 stratified times for each record"
     training = Training(lr=1e-3, ema=0.999, clip=1.0, schedule="cosine")
 
     noise: Schedule
@@ -127,6 +128,7 @@ class DDPM(GradientModel):
         self.parametrisation: Parametrisation = parametrisation
         self.timesteps, self.schedule, self.variance, self.lattice = timesteps, schedule, variance, lattice
         self.sampler, self.sampling_steps, self.eta = sampler, sampling_steps, eta
+        self.nfe = sampling_steps
         self.network, self.width, self.blocks, self.fourier = network, width, blocks, fourier
         self.channels, self.multipliers, self.attention = channels, multipliers, attention
         time_grid(timesteps, sampling_steps)  # refuses an impossible number of steps now, not after training
@@ -161,11 +163,6 @@ class DDPM(GradientModel):
     @property
     def _net(self) -> nn.Module:
         return self.network if isinstance(self.network, nn.Module) else self.denoiser
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations for a sample with the model's own sampler."""
-        return self.sampling_steps
 
     # -- train --------------------------------------------------------------------------------------------------------
 

@@ -125,6 +125,7 @@ class MADE(GradientModel):
         self.hidden, self.components, self.order_seed, self.direct = hidden, components, order_seed, direct
 
     def _build(self, spec: DataSpec) -> None:
+        self.nfe = spec.dim
         self.features = Features(spec)
         self.columns = ColumnLikelihood([self._family(s) for s in spec.columns])
         one = {s: Features(DataSpec("points", (1,), (s,))) for s in spec.supports}
@@ -225,6 +226,7 @@ class PixelCNN(GradientModel):
         return None
 
     def _build(self, spec: DataSpec) -> None:
+        self.nfe = spec.dim
         k = spec.supports[0].size
         assert k is not None
         self.features = Features(spec)

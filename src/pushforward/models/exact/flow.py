@@ -76,6 +76,7 @@ class _CouplingFlow(GradientModel):
             steps += [Linear(dim, order) if mixing == "lu" else Permutation(dim, order), self._coupling(dim, spec.condition_dim)]
         self.flow = Compose(steps)
         self.density = "exact" if spec.continuous else "bound"
+        self.estimator = "" if spec.continuous else "uniform dequantisation, one draw"
 
     def _objectives(self) -> tuple[Objective, ...]:
         return (Objective("likelihood", [self.flow], self._loss),)

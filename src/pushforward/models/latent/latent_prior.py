@@ -56,6 +56,7 @@ class LatentPrior(ClosedFormModel):
 
     name = "latent_prior"
     density = "bound"
+    estimator = "the importance-weighted bound, K = 100"
     training = Training()
 
     shift: Tensor

@@ -92,6 +92,7 @@ class VAE(GradientModel):
     name = "vae"
     scale_at: Tensor
     density = "bound"
+    estimator = "the importance-weighted bound, K = 100"
     training = Training(lr=1e-3, schedule="cosine")
 
     def __init__(
