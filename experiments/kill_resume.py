@@ -22,7 +22,7 @@ import torch
 from _result import Result
 
 from pushforward import catalog
-from pushforward.cli import main
+from pushforward.cli import app
 
 STEPS = {"pixelcnn": 60, "gmm": 20, "latent_prior": 150}
 
@@ -35,7 +35,8 @@ def command(arguments: list[str]) -> int:
         os.dup2(null, 1)
         os.dup2(null, 2)
         try:
-            status = main(arguments)
+            app.main(arguments)
+            status = 0
         except SystemExit as exit_:
             status = exit_.code
         except BaseException:

@@ -13,7 +13,7 @@ from pushforward.models import catalog
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "two_processes.py"
 # As derived in the experiment, which writes the figures of results/two_processes.json with the same code.
-TOLERANCE = 1e-4
+TOLERANCE = 1e-9
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     one = subprocess.run([sys.executable, str(script), "1"], capture_output=True, text=True, env=environment, check=True).stdout
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29511", str(script), "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script), "2"]
     two = subprocess.run(launch, capture_output=True, text=True, env=environment, check=False)
     assert two.returncode == 0, two.stderr[-2000:]
     for name in ("gauss", "duel"):
