@@ -101,6 +101,8 @@ def test_bound_rises_to_probabilities_that_sum_to_less_than_one(make):
     assert (one.mean(0) <= many.mean(0) + 4 * (one.std(0) / n_one + many.std(0) / n_many)).all()
     assert (one.mean(0) < many.mean(0)).float().mean() > 0.5
     total, error = one.exp().mean(0).sum(), (one.exp().std(0) / n_one).sum()
+    # Averaging inside the logarithm leaves the mean probability where it was.
+    assert abs(many.exp().mean(0).sum() - total) < 4 * (error + (many.exp().std(0) / n_many).sum())
     # The identity at the start: v = sigmoid(N(0, 1)) leaves [0.05, 0.95] with probability 2 Phi(-2.94) = 0.0033 in each entry;
     # small initial weights move that by some tenths of the codes' width.
     assert 0.95 - 4 * error < total < 1 + 4 * error

@@ -124,7 +124,7 @@ class RealNVP(_CouplingFlow):
     layers
         Coupling layers, each after a mixing of the entries (Dinh et al. use 3 to 10 a scale).
     hidden
-        Widths of the hidden layers of each coupling's network.
+        Widths of the hidden layers of each coupling's network; wider ones overfit a thousand digits at once.
     mixing
         What goes between couplings: `lu`, a learned invertible matrix (Kingma & Dhariwal 2018); `permutation`, a fixed random one;
         `auto`, the matrix up to 128 entries.
@@ -135,12 +135,12 @@ class RealNVP(_CouplingFlow):
     """
 
     name = "realnvp"
-    training = Training(lr=1e-3, schedule="cosine", clip=5.0)
+    training = Training(lr=2e-3, optimizer="adamw", weight_decay=1.0, schedule="cosine", clip=5.0)
 
     def __init__(
         self,
-        layers: int = 8,
-        hidden: tuple[int, ...] = (128, 128),
+        layers: int = 6,
+        hidden: tuple[int, ...] = (64, 64),
         mixing: Mixing = "auto",
         max_log_scale: float = 3.0,
         alpha: float = 0.05,
@@ -182,7 +182,7 @@ class SplineFlow(_CouplingFlow):
     """
 
     name = "spline"
-    training = Training(lr=3e-3, batch_size=256, optimizer="adamw", weight_decay=1.0, schedule="cosine", clip=5.0)
+    training = Training(lr=3e-3, batch_size=256, optimizer="adamw", weight_decay=0.1, schedule="cosine", clip=5.0)
 
     def __init__(
         self,
