@@ -132,6 +132,13 @@ def test_history_survives_a_line_cut_short(run: Path) -> None:
     assert store.Run.open(run).history() == rows
 
 
+def test_equal_tensors_make_equal_files(tmp_path: Path) -> None:
+    tensors = {f"t{i}": torch.arange(i + 1.0) for i in range(9)}
+    for name in ("a", "b"):
+        store.write_tensors(tmp_path / f"{name}.safetensors", tensors, {"one": 1, "two": [2.5, None]})
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
 def test_tied_weights_and_empty_tensors(tmp_path: Path) -> None:
     w = torch.randn(3)
     store.write_tensors(

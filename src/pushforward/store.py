@@ -98,16 +98,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, 
     """Write named tensors and JSON metadata as one safetensors file with its own checksum, atomically."""
     # Tied weights share storage, which the format refuses: each gets its own copy.
     whole = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
-    text = json.dumps(dict(meta or {}), sort_keys=True)
-    header = {"meta": text, "format": str(FORMAT), "sha256": _sum_tensors(whole, f"{FORMAT} {text}")}
-    atomic(path, lambda draft: save_file(whole, draft, header))
+    head: dict[str, Any] = {"format": FORMAT, "meta": dict(meta or {})}
+    head["sha256"] = _sum_tensors(whole, head)
+    # One entry, as the order of several is not fixed: equal tensors make equal files.
+    atomic(path, lambda draft: save_file(whole, draft, {"pushforward": json.dumps(head, sort_keys=True)}))
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_tensors` wrote: (tensors, metadata). Raises `RunError` when it is missing, damaged or no safetensors file."""
     try:
         with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
+            head = json.loads((file.metadata() or {}).get("pushforward", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError as error:
         raise RunError(
@@ -115,18 +116,17 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
         ) from error
     except (SafetensorError, ValueError, OSError) as error:
         raise RunError(f"{path} is damaged or no safetensors file ({error}). Restore it from a copy, or fit again.") from error
-    if int(header.get("format", 0)) > FORMAT:
-        raise RunError(f"{path} has format {header['format']}; this version of pushforward reads up to {FORMAT}. Upgrade pushforward.")
-    text = header.get("meta", "")
-    if header.get("sha256") != _sum_tensors(tensors, f"{header.get('format')} {text}"):
+    if head.get("format", 0) > FORMAT:
+        raise RunError(f"{path} has format {head['format']}; this version of pushforward reads up to {FORMAT}. Upgrade pushforward.")
+    if head.pop("sha256", None) != _sum_tensors(tensors, head):
         raise RunError(
             f"{path} does not match its checksum: a byte was changed since it was written. Restore it from a copy, or fit again."
         )
-    return {name: t.to(device) for name, t in tensors.items()}, json.loads(text)
+    return {name: t.to(device) for name, t in tensors.items()}, head["meta"]
 
 
-def _sum_tensors(tensors: Mapping[str, Tensor], text: str) -> str:
-    total = hashlib.sha256(text.encode())
+def _sum_tensors(tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> str:
+    total = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for name in sorted(tensors):
         t = tensors[name]
         total.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
