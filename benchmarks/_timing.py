@@ -1,15 +1,14 @@
 """Timing that holds on a shared machine: contenders visited in turn, medians, ratios taken round by round."""
 
-import json
-import os
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pushforward.store import versions
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
+from _result import Result as Result
 
 
 def interleave(
@@ -40,21 +39,3 @@ def interleave(
     for name, r in rows.items():
         print(f"{name:28s} {1e3 * r['seconds']:9.3f} ms/{unit}  x{r['ratio']:.3f}  {1e3 * r['over']:+.3f} ms", flush=True)
     return rows
-
-
-def record(name: str, workload: str, rows: dict[str, dict[str, float]]) -> None:
-    """Keep a workload's rows in `results/bench_NAME.json`, replacing those of an earlier run of the same workload."""
-    path = Path(__file__).resolve().parent.parent / "results" / f"bench_{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else {"benchmark": name, "workloads": {}}
-    known["workloads"][workload] = {n: {k: float(f"{v:.4g}") for k, v in row.items()} for n, row in rows.items()}
-    known |= {"versions": versions(), "machine": {"cores": os.cpu_count(), "processor": processor()}}
-    path.write_text(json.dumps(known, indent=2) + "\n")
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 
-from _timing import record
+from _timing import Result
 
 MEGABYTES = (100, 400)
 
@@ -29,5 +29,5 @@ if __name__ == "__main__":
         float(subprocess.run([sys.executable, __file__, str(m)], capture_output=True, text=True, check=True).stdout) for m in MEGABYTES
     ]
     slope = (peaks[1] - peaks[0]) / (MEGABYTES[1] - MEGABYTES[0])
-    print(f"peak {peaks} MB for {MEGABYTES} MB of images: {slope:.2f} copies, the user's array included")
-    record("memory", "VAE.fit on uint8 images in memory", {"copies of the data, the user's array included": {"copies": slope}})
+    with Result("bench_memory", settings={"megabytes of images": list(MEGABYTES), "peak megabytes": peaks}) as result:
+        result.add("copies of the data at the peak of fit, the user's array included", slope, unit="copies", kind="slope", target="<= 2.1")

@@ -1,7 +1,7 @@
 """Sampling 64 binary 28 x 28 images from a gated PixelCNN (7 layers, 64 channels): cached against one full pass per pixel.
 
 The full pass is timed over a few pixels and scaled, as it takes minutes. Before timing, both samplers are run on a small image and
-must give the same records from the same seed (that the logits are equal to 1e-5 is tested in tests/models). Target: at least 300x.
+must give the same records from the same seed (that the logits are equal to 1e-5 is tested in tests/nn). Target: at least 300x.
 
     python benchmarks/pixelcnn_sampling.py [--threads 2]
 """
@@ -9,7 +9,7 @@ must give the same records from the same seed (that the logits are equal to 1e-5
 import argparse
 
 import torch
-from _timing import interleave, record
+from _timing import Result, interleave
 
 from pushforward.data.spec import BINARY, DataSpec
 from pushforward.models.exact.autoregressive import PixelCNN
@@ -38,9 +38,10 @@ if __name__ == "__main__":
     with torch.inference_mode():
         a, b = (small._sample(16, None, Rng.seeded(3), incremental=incremental) for incremental in (True, False))
     assert torch.equal(a, b), "the cached sampler gives other images than the full pass"
-    rows = interleave({"cached": cached, f"{given.pixels} full passes": full_passes}, floor="cached", repeats=3, unit="call")
-    whole = rows[f"{given.pixels} full passes"]
-    scale = 784 / given.pixels
-    rows["full pass per pixel (scaled)"] = {k: v * scale for k, v in whole.items()}
-    print(f"cached sampling is {rows['full pass per pixel (scaled)']['ratio']:.0f}x faster than a full pass per pixel")
-    record("pixelcnn_sampling", f"{given.images} images 28x28, 7 layers, 64 channels, {given.threads} thread(s)", rows)
+    settings = {"images": given.images, "layers": 7, "channels": 64, "pixels run by the full pass": given.pixels}
+    with Result("bench_pixelcnn_sampling", settings=settings) as result:
+        rows = interleave({"cached": cached, "full passes": full_passes}, floor="cached", repeats=3, unit="call")
+        scale = 784 / given.pixels
+        result.add("64 images, cached", rows["cached"]["seconds"], unit="s", kind="median")
+        result.add("64 images, a full pass per pixel (scaled)", scale * rows["full passes"]["seconds"], unit="s", kind="median")
+        result.add("cached, times faster", scale * rows["full passes"]["ratio"], unit="x", kind="median of rounds", target=">= 300")

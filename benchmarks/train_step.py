@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _timing import interleave, record
+from _timing import Result, interleave
 from torch import Tensor, nn
 
 import pushforward as pf
@@ -70,12 +70,22 @@ if __name__ == "__main__":
     data = pf.load_data(images, support="binary")
     x = data.train.tensor().flatten(1)
     steps = EPOCHS * (len(x) // BATCH)
-    for hidden in (400, 16):
-        contenders = {
-            "bare": bare(x, hidden),
-            "fit": fit(data, hidden),
-            "bare bf16": bare(x, hidden, bf16=True),
-            "fit bf16": fit(data, hidden, precision="bf16"),
-        }
-        rows = interleave(contenders, floor="bare", repeats=given.repeats, per=steps)
-        record("train_step", f"VAE 784-{hidden}-20, {given.threads} thread(s)", rows)
+    with Result("bench_train_step", settings={"batch": BATCH, "epochs a call": EPOCHS, "repeats": given.repeats}) as result:
+        for hidden in (400, 16):
+            contenders = {
+                "bare": bare(x, hidden),
+                "fit": fit(data, hidden),
+                "bare bf16": bare(x, hidden, bf16=True),
+                "fit bf16": fit(data, hidden, precision="bf16"),
+            }
+            rows = interleave(contenders, floor="bare", repeats=given.repeats, per=steps)
+            for name, row in rows.items():
+                result.add(f"VAE 784-{hidden}-20: {name}", 1e3 * row["seconds"], unit="ms a step", kind="median")
+            fitted, what = rows["fit"], f"VAE 784-{hidden}-20: fit over the bare loop"
+            if hidden == 400:
+                result.add(what, fitted["ratio"], unit="x", kind="median of rounds", target="<= 1.05")
+            else:
+                result.add(what, 1e3 * fitted["over"], unit="ms a step", kind="median of rounds", target="<= 0.1")
+            result.add(
+                f"VAE 784-{hidden}-20: fit bf16 over fit", rows["fit bf16"]["ratio"] / fitted["ratio"], unit="x", kind="median of rounds"
+            )
