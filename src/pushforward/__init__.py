@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .models import resume as resume
     from .objective import Loss as Loss
     from .objective import Objective as Objective
+    from .objective import Observer as Observer
     from .objective import Training as Training
     from .verify import verify as verify
 
@@ -59,6 +60,7 @@ _HOME = {
     "resume": "models",
     "Loss": "objective",
     "Objective": "objective",
+    "Observer": "objective",
     "Training": "objective",
     "verify": "verify",
 }
