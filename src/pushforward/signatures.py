@@ -55,7 +55,7 @@ class Field:
     @property
     def textual(self) -> bool:
         """Whether a value can be written as text (a network that is passed in cannot)."""
-        return any(kind(part) for part in members(self.annotation))
+        return any(kind(part) not in ("", "none") for part in members(self.annotation))
 
     @property
     def placeholder(self) -> str:
