@@ -8,17 +8,16 @@ anywhere and resumed from its last checkpoint has the weights of the run that wa
 import atexit
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from . import checkpoint
 from .data import Data
+from .engine import forecast, interruptible, learning_rate, leave_group, make_fabric, make_optimizer
 from .errors import ConfigError, DataError, Diverged
 from .objective import Batch, Loss, Objective, Observer, Training
 from .rng import Rng
@@ -95,7 +94,7 @@ class Loop:
         forward = torch.compile(round_) if training.compile else round_
         self.round = round_
         self.forward = fabric.setup_module(forward)  # pyright: ignore[reportArgumentType]
-        self.optimizers: list[Any] = [fabric.setup_optimizers(_optimizer(p, training)) for p in self.players]
+        self.optimizers: list[Any] = [fabric.setup_optimizers(make_optimizer(p, training)) for p in self.players]
         self.averaged = [t for t in model.state_dict().values() if t.is_floating_point()]
         self.ema = [t.detach().clone() for t in self.averaged] if training.ema else None
 
@@ -135,7 +134,7 @@ class Loop:
     def round_once(self) -> None:
         """Step every objective's optimiser its number of times."""
         t = self.training
-        lr = _rate(t, self.step, self.progress)
+        lr = learning_rate(t, self.step, self.progress)
         for i, objective in enumerate(self.objectives):
             if len(self.objectives) > 1:
                 self._only(i)
@@ -317,7 +316,7 @@ def train(
     """
     from .observers import Progress
 
-    fabric = _fabric(training, several=len(objectives) > 1)
+    fabric = make_fabric(training, several=len(objectives) > 1)
     ours = not torch.distributed.is_initialized() if torch.distributed.is_available() else False
     fabric.launch()
     watching = [*observers, *([Progress()] if training.progress and rank_zero() else [])]
@@ -325,14 +324,14 @@ def train(
     model.train()
     checkpoint.restore(loop)
     pace = loop.measure()
-    loop.estimate = _estimate(loop, pace)
+    loop.estimate = forecast(loop, pace)
     t = training
     every = t.validate_every or max(loop.epoch_steps, (loop.total or round(60 * (t.minutes or 1) / pace)) // 20, 1)
     for o in watching:
         o.on_start(loop)
     saved = loop._clock = time.perf_counter()
     try:
-        with _interruptible(loop):
+        with interruptible(loop):
             while loop.progress < 1 and not (t.patience is not None and loop.bad >= t.patience):
                 loop.round_once()
                 loop.tick()
@@ -374,77 +373,8 @@ def train(
         fabric.barrier()  # a process that leaves while another still reads would break its last exchange
     if ours and fabric.world_size > 1:
         # Kept for a next fit of this process: a group formed anew would find the addresses of the old one in the launcher's store.
-        atexit.register(_leave_group)
-
-
-def _leave_group() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def _fabric(t: Training, several: bool) -> "Fabric":
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
-
-    precision = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}[t.precision]
-    strategy: Any = t.strategy
-    if strategy == "ddp" or (strategy == "auto" and (t.devices not in (1, "1", "auto") or t.nodes > 1)):
-        # Each objective leaves the other players' parameters without a gradient, which DDP must be told.
-        strategy = DDPStrategy(find_unused_parameters=several)
-    return Fabric(accelerator=t.accelerator, devices=t.devices, num_nodes=t.nodes, strategy=strategy, precision=precision)  # pyright: ignore
-
-
-def _optimizer(parameters: list[nn.Parameter], t: Training) -> torch.optim.Optimizer:
-    kw: dict[str, Any] = {"lr": t.lr, "weight_decay": t.weight_decay}
-    if t.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, **kw)
-    if t.optimizer == "sgd":
-        return torch.optim.SGD(parameters, fused=True, **kw)
-    kind = torch.optim.AdamW if t.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, betas=t.betas, fused=True, **kw)
-
-
-def _rate(t: Training, step: int, progress: float) -> float | None:
-    """The learning rate at this point, or None when it never changes."""
-    if t.schedule == "constant" and (not t.warmup or step > t.warmup):
-        return None
-    fall = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}[t.schedule]
-    return t.lr * fall * min(1.0, (step + 1) / t.warmup if t.warmup else 1.0)
+        atexit.register(leave_group)
 
 
 def _detach(loss: Loss) -> Loss:
     return Loss(loss.per_record.detach(), {k: v.detach() for k, v in loss.terms.items()})
-
-
-def _estimate(loop: Loop, pace: float) -> str:
-    """A sentence on how long training will take, from the measured pace of a round."""
-    ms = f"{1000 * pace:.3g} ms a step"
-    if loop.total is None:
-        minutes = loop.training.minutes or 0
-        left = 60 * minutes - loop.seconds
-        return f"{left / 60:.3g} minutes: about {left / pace:,.0f} steps, {left / pace / loop.epoch_steps:,.1f} epochs ({ms})"
-    left = (loop.total - loop.step) * pace
-    return (
-        f"{loop.total - loop.step:,} steps: about {left:.0f} seconds ({ms})"
-        if left < 100
-        else f"{loop.total - loop.step:,} steps: about {left / 60:.0f} minutes ({ms})"
-    )
-
-
-@contextlib.contextmanager
-def _interruptible(loop: Loop) -> Iterator[None]:
-    """The first Ctrl-C asks the loop to stop after the round at hand; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(*_: Any) -> None:
-        loop.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
