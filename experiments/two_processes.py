@@ -68,7 +68,7 @@ if __name__ == "__main__":
             subprocess.run([sys.executable, *launch, __file__, str(processes), str(out), ",".join(names)], check=True)
             found.append(json.loads(out.read_text()))
         for name in names:
-            one, two = (torch.tensor(f[name]) for f in found)
+            one, two = (torch.tensor(f[name], dtype=torch.float64) for f in found)
             worst = float(((one - two).abs() / one.abs().clamp(min=1)).max())
             what = f"{name}: largest difference of a loss, {one.shape[1]} objective(s), float64"
             result.add(what, worst, unit="relative", kind="exact", target=f"<= {TOLERANCE:g}", holds=worst <= TOLERANCE)

@@ -26,6 +26,6 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(json.loads((tmp_path / f"{processes}.json").read_text()))
     for name in names:
-        one, two = (torch.tensor(f[name]) for f in found)
+        one, two = (torch.tensor(f[name], dtype=torch.float64) for f in found)
         assert one.shape == two.shape
         assert float(((one - two).abs() / one.abs().clamp(min=1)).max()) <= TOLERANCE, name
