@@ -23,8 +23,8 @@ if __name__ == "__main__":
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     data = pf.load_data("mnist", binarize="dynamic")
-    config = {"latent_dim": 50, "hidden": (200, 200), "network": "mlp", "activation": "tanh", "likelihood": "bernoulli"}
-    training = {"minutes": given.minutes, "lr": 1e-3, "schedule": "cosine", "batch_size": 128}
+    config = {"latent_dim": 50, "hidden": (200, 200), "network": "mlp", "activation": "silu", "likelihood": "bernoulli"}
+    training = {"minutes": given.minutes, "lr": 3e-3, "schedule": "cosine", "batch_size": 128}
     with Result("mnist_vae", settings={**config, **training, "threads": given.threads, "records": given.records}) as result:
         model = pf.VAE(**config).fit(data, **training)
         test = data.test[: given.records]

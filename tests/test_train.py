@@ -205,6 +205,11 @@ def test_precision_and_compile_options(data: Data) -> None:
     assert torch.isfinite(Gauss().fit(data, steps=3, precision="bf16", **QUIET).mu).all()
 
 
+def test_games_are_not_compiled(data: Data) -> None:
+    with pytest.raises(pf.ConfigError, match="one objective: torch.compile makes no second derivatives"):
+        Duel().fit(data, steps=3, compile=True, **QUIET)
+
+
 def test_json_round_trip() -> None:
     training = Training(steps=3, betas=(0.5, 0.9))
     assert Training.from_json(json.loads(json.dumps(training.to_json()))) == training

@@ -55,7 +55,7 @@ class Training:
     precision: Literal["32", "64", "bf16"] = "32"
     """Arithmetic: single, double, or bfloat16 where it is safe (autocast)."""
     compile: bool = False
-    """Compile the objectives with torch.compile; pays on long runs of small networks."""
+    """Compile the objective with torch.compile; pays on long runs of small networks. Not for games (their penalties)."""
     accelerator: str = "auto"
     """Lightning Fabric's accelerator: auto, cpu, cuda, mps ..."""
     devices: int | str = 1

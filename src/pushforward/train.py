@@ -77,6 +77,8 @@ class Loop:
             raise DataError(f"The training split has {n} records, fewer than batch_size={size}. Give batch_size={max(1, n // 2)} or less.")
         if size % world:
             raise ConfigError(f"batch_size={size} cannot be shared equally by {world} processes. Give a multiple of {world}.")
+        if training.compile and len(objectives) > 1:
+            raise ConfigError("compile=True is for models with one objective: torch.compile makes no second derivatives. Leave it out.")
         self.epoch_steps = max(1, n // (size * sum(o.steps for o in objectives)))
         self.total = self._total()
         per = size // world
