@@ -13,7 +13,7 @@ from _result import Result as Result
 
 def interleave(
     contenders: dict[str, Callable[[], Any]], *, floor: str, repeats: int, per: float = 1.0, unit: str = "step"
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Time each contender `repeats` times in turn after one warm-up; `ratio` is the median of its per-round ratios to `floor`.
 
     Each call of a contender does `per` units of work; seconds are given per unit.
@@ -32,6 +32,7 @@ def interleave(
             "min": min(ts) / per,
             "max": max(ts) / per,
             "ratio": statistics.median(t / f for t, f in zip(ts, times[floor], strict=True)),
+            "times": ts,
             "over": statistics.median((t - f) / per for t, f in zip(ts, times[floor], strict=True)),
         }
         for name, ts in times.items()

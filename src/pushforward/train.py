@@ -32,20 +32,24 @@ LOG_EVERY = 50
 """Rounds over which history averages the losses before it writes a line."""
 
 
+class _Hand:
+    """The batch at hand and its loss, outside the module: setting an attribute of a module costs more than a small layer."""
+
+    batch: Batch
+    loss: Loss
+
+
 class _Round(nn.Module):
     """The model as data-parallel wrappers want it: forward(i) is objective i's mean loss on the batch at hand."""
 
-    def __init__(self, model: nn.Module, objectives: Sequence[Objective]):
+    def __init__(self, model: nn.Module, objectives: Sequence[Objective], hand: _Hand):
         super().__init__()
         self.model = model  # registered, so that its parameters are found
-        self.objectives = objectives
-        self.batch: Batch | None = None
-        self.loss: Loss | None = None
+        self.objectives, self.hand = objectives, hand
 
     def forward(self, i: int) -> Tensor:
-        assert self.batch is not None
-        self.loss = self.objectives[i].loss(self.batch)
-        return self.loss.per_record.mean()
+        self.hand.loss = self.objectives[i].loss(self.hand.batch)
+        return self.hand.loss.per_record.mean()
 
 
 class Loop:
@@ -92,9 +96,9 @@ class Loop:
         self.rng = Rng(self.noise, fabric.device, dtype, *((self.rows, size) if world > 1 else (None, None)))
 
         self.players = [o.parameters() for o in objectives]
-        round_ = _Round(model, objectives)
+        self.hand = _Hand()
+        round_ = _Round(model, objectives, self.hand)
         forward = torch.compile(round_) if training.compile else round_
-        self.round = round_
         self.forward = fabric.setup_module(forward)  # pyright: ignore[reportArgumentType]
         self.optimizers: list[Any] = [fabric.setup_optimizers(make_optimizer(p, training)) for p in self.players]
         self.averaged = [t for t in model.state_dict().values() if t.is_floating_point()]
@@ -145,7 +149,7 @@ class Loop:
                 for group in optimizer.param_groups:
                     group["lr"] = lr
             for _ in range(objective.steps):
-                self.round.batch = self.next_batch()
+                self.hand.batch = self.next_batch()
                 loss = self.forward(i)
                 self._check(loss, objective.name)
                 optimizer.zero_grad()
@@ -153,8 +157,7 @@ class Loop:
                 if t.clip is not None:
                     self.fabric.clip_gradients(self.forward, optimizer, max_norm=t.clip, error_if_nonfinite=False)
                 optimizer.step()
-            assert self.round.loss is not None
-            self.window.append((objective.name, _detach(self.round.loss)))
+            self.window.append((objective.name, _detach(self.hand.loss)))
         self.step += 1
         if self.ema is not None:
             assert t.ema is not None
@@ -172,7 +175,7 @@ class Loop:
 
     def _check(self, loss: Tensor, name: str) -> None:
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
-            self._diverged(name, self.round.loss)
+            self._diverged(name, self.hand.loss)
 
     def _diverged(self, name: str, loss: Loss | None) -> None:
         bad = [k for k, v in (loss.terms.items() if loss else ()) if not torch.isfinite(v).all()]
@@ -283,7 +286,7 @@ class Loop:
             for i, o in enumerate(self.objectives):
                 self._only(i)
                 for _ in range(o.steps):
-                    self.round.batch = self.next_batch(rng)
+                    self.hand.batch = self.next_batch(rng)
                     loss = self.forward(i)
                     self._check(loss, o.name)
                     self.fabric.backward(loss)
