@@ -96,7 +96,7 @@ def as_tuple(m: metrics.Manifold) -> tuple[float, float, float, float]:
 
 @pytest.mark.parametrize("block", [1 << 22, 64])
 def test_prdc_equals_its_definition_in_blocks_of_any_size(monkeypatch, block):
-    monkeypatch.setattr(metrics, "BLOCK", block)
+    monkeypatch.setattr(metrics.blocks, "BLOCK", block)
     real, fake = randn(83, 4), 0.8 * randn(61, 4, seed=1) + 0.4
     # every figure is a ratio of counts of the same comparisons, so equality is to rounding of the division
     assert as_tuple(metrics.precision_recall_density_coverage(real, fake, k=3)) == pytest.approx(by_definition(real, fake, 3), abs=1e-12)
