@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from .data import Data, Records, as_data
-from .data.features import Features
 from .errors import DataError
 from .metrics import (
     Manifold,
@@ -34,14 +33,12 @@ from .metrics import (
     standard_error,
 )
 from .model import Density, Model
+from .spaces import FIT_RECORDS, FeatureSpace, pick
 
 __all__ = ["Evaluation", "FeatureSpace", "evaluate"]
 
 RECORDS = 2000
 """Held-out records, and samples, that figures use at most: enough for a standard error of a percentage point."""
-FIT_RECORDS = 10_000
-"""Training records from which the features are made at most."""
-COMPONENTS = 64
 NEIGHBOURS = 5
 
 ESTIMATOR: Mapping[Density, str] = {
@@ -50,45 +47,6 @@ ESTIMATOR: Mapping[Density, str] = {
     "estimate": "a stochastic estimate of log p(x)",
     "none": "this family defines no likelihood",
 }
-
-
-# -- features -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class FeatureSpace:
-    """An affine map from records to the vectors in which samples are compared, fitted to training records."""
-
-    name: str
-    spec_features: Features
-    mean: Tensor
-    """(F,)"""
-    scale: Tensor
-    """(F, d): features are (encode(x) - mean) @ scale; or (F,), then they are multiplied entry by entry."""
-
-    @classmethod
-    def fit(cls, train: Tensor, spec: Any) -> "FeatureSpace":
-        """Make the features from training records x (n, *shape) of the `DataSpec`."""
-        features = Features(spec)
-        f = features.encode(train).flatten(1).double()
-        mean = f.mean(0)
-        if spec.kind == "image":
-            values, vectors = torch.linalg.eigh((f - mean).T @ (f - mean) / max(1, len(f) - 1))
-            values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-            share = values.cumsum(0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
-            d = min(COMPONENTS, int((share < 0.95).sum()) + 1, len(values))
-            return cls(f"{d} principal components of the pixels ({share[d - 1]:.0%} of the variance)", features, mean, vectors[:, :d])
-        variance = (f - mean).square().mean(0)
-        scale = torch.ones_like(variance)
-        for _, _, at in features.blocks:
-            total = variance[at].sum()
-            scale[at] = total.rsqrt() if total > 0 else 1.0
-        return cls("standardised coordinates" if spec.kind == "points" else "standardised columns", features, mean, scale)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Features (n, d) in float64 of records x (n, *shape)."""
-        f = self.spec_features.encode(x).flatten(1).double() - self.mean
-        return f @ self.scale if self.scale.ndim == 2 else f * self.scale
 
 
 # -- the result -----------------------------------------------------------------------------------------------------
@@ -217,13 +175,6 @@ def _held_out(data: Data) -> Records:
         if len(split):
             return split
     raise DataError("There is no held-out record to evaluate on. Leave load_data a test share, such as test=0.1.")
-
-
-def pick(records: Records, n: int, seed: int) -> Records:
-    """At most `n` of the records, chosen by the seed, in their order."""
-    if len(records) <= n:
-        return records
-    return records.subset(torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:n].sort().values)
 
 
 def _likelihood(result: Evaluation, model: Model, data: Data, held_out: Records, seed: int) -> None:
