@@ -1,5 +1,9 @@
 """Distances between all pairs of two sets, a block of rows at a time."""
 
+import itertools
+import math
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -14,3 +18,10 @@ def blocks(x: Tensor, n: int) -> list[Tensor]:
 def squared_distances(x: Tensor, y: Tensor, y_squares: Tensor) -> Tensor:
     """|x_i - y_j|^2 by one matrix product, (len(x), len(y))."""
     return torch.addmm(y_squares[None], x, y.T, alpha=-2.0).add_(x.square().sum(1, keepdim=True))
+
+
+def tiles(n: int) -> Iterator[tuple[slice, slice]]:
+    """Tiles of an n x n matrix on and above its diagonal: all that a symmetric one needs."""
+    side = max(1, math.isqrt(BLOCK))
+    parts = [slice(i, min(i + side, n)) for i in range(0, n, side)]
+    return itertools.combinations_with_replacement(parts, 2)
