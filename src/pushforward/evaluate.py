@@ -240,7 +240,7 @@ def compare_features(reference: Tensor, other: Tensor) -> tuple[Manifold, float,
     return (
         precision_recall_density_coverage(reference, other, k=NEIGHBOURS),
         frechet_distance(*moments(reference), *moments(other)),
-        energy_distance(reference, other),
+        energy_distance(reference, other).value,
     )
 
 

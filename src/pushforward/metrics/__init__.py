@@ -4,10 +4,11 @@ Sets of points are (n, d) float tensors of *features* (`evaluate.py` chooses whi
 belongs to the Fréchet distance in the features of one particular network.
 """
 
+from .copying import CopyingTest, copied_share, copy_share, data_copying, distance_ratio, duplicate_share, mann_whitney_z, nearest
 from .estimate import Estimate
 from .frechet import frechet_between, frechet_distance
-from .intervals import bootstrap_interval
-from .kernels import energy_distance
+from .intervals import bootstrap_interval, difference_estimate, mean_estimate, share_estimate
+from .kernels import energy_distance, kernel_distance
 from .likelihood import bits_per_dim, standard_error
 from .modes import ModeStatistics, mode_statistics
 from .moments import Moments, moments, reduce_moments
@@ -15,6 +16,7 @@ from .neighbours import Manifold, Neighbourhoods, expected_coverage, neighbourho
 from .slices import sliced_wasserstein
 
 __all__ = [
+    "CopyingTest",
     "Estimate",
     "Manifold",
     "ModeStatistics",
@@ -22,15 +24,26 @@ __all__ = [
     "Neighbourhoods",
     "bits_per_dim",
     "bootstrap_interval",
+    "copied_share",
+    "copy_share",
+    "data_copying",
+    "distance_ratio",
+    "duplicate_share",
+    "difference_estimate",
     "energy_distance",
     "expected_coverage",
     "frechet_between",
     "frechet_distance",
+    "mann_whitney_z",
+    "kernel_distance",
+    "mean_estimate",
     "mode_statistics",
     "moments",
+    "nearest",
     "neighbourhoods",
     "precision_recall_density_coverage",
     "reduce_moments",
+    "share_estimate",
     "sliced_wasserstein",
     "standard_error",
 ]
