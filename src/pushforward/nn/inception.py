@@ -19,11 +19,11 @@ WIDTH = 2048
 
 def resize_like_tensorflow(x: Float[Tensor, "B C H W"], side: int = SIDE) -> Float[Tensor, "B C side side"]:
     """Bilinear resize to side x side, where output i reads position i * old / side: TensorFlow 1's `resize_bilinear`."""
-    for axis in (2, 3):
+    for axis in (3, 2):  # along rows first, as there, for the same rounding
         old = x.shape[axis]
         at = torch.arange(side, device=x.device, dtype=torch.float32) * (old / side)
         low = at.floor()
-        share = (at - low).to(x.dtype).reshape(-1, 1) if axis == 2 else (at - low).to(x.dtype)
+        share = (at - low).to(x.dtype).reshape((side, 1) if axis == 2 else (side,))
         first = low.long()
         a, b = x.index_select(axis, first), x.index_select(axis, (first + 1).clamp_max(old - 1))
         x = a + (b - a) * share
