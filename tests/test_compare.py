@@ -45,14 +45,14 @@ def figures(row: Row) -> dict:
 
 def test_in_this_process_a_failure_is_a_row_and_the_others_finish(data, tmp_path, capfd):
     out = tmp_path / "c"
-    found = compare([Poisoned(), Duel(), Gauss()], data, steps=12, workers=0, out=out, n=60)
+    found = compare([Poisoned(), Duel(), Gauss()], data, steps=12, seeds=(0,), workers=0, out=out, n=60)
     assert [r.label for r in found.rows] == ["gauss", "duel", "poisoned"]
     gauss, duel, poisoned = found.rows
     assert gauss.evaluation.kind == "exact"
     assert duel.evaluation.kind == "none"
     assert poisoned.evaluation is None
     assert poisoned.error.startswith("The loss of nll: term 'poison' is not finite at step 7.")
-    assert {p.name for p in out.iterdir()} == {"report.html", "comparison.json", "runs", "jobs"}
+    assert {p.name for p in out.iterdir()} == {"report.html", "comparison.json", "comparison-plan.json", "runs", "jobs"}
     assert (out / "runs" / "gauss-0" / "evaluation.json").exists()
     assert store.read_json(out / "comparison.json")["rows"][0]["evaluation"] == gauss.evaluation.to_json()
     assert "poisoned-0: failed after" in capfd.readouterr().err
@@ -70,7 +70,7 @@ def test_processes_give_the_figures_of_this_process_and_survive_a_killed_one(dat
 
 def test_a_model_that_refuses_the_records_says_so_without_a_process(data, tmp_path):
     pixelcnn = catalog()["pixelcnn"]
-    found = compare(["pixelcnn"], data, steps=1, workers=1, out=tmp_path / "c", progress=False)
+    found = compare(["pixelcnn"], data, steps=1, seeds=1, workers=1, out=tmp_path / "c", progress=False)
     assert found.rows[0].error == pixelcnn.accepts(data.spec)
     assert not (tmp_path / "c" / "jobs" / "pixelcnn-0.json").exists()
 
@@ -79,7 +79,7 @@ def test_a_model_that_no_other_process_can_import_is_told_the_way_out(data, tmp_
     class Local(Gauss):
         name = "local"
 
-    found = compare([Local()], data, steps=1, workers=1, out=tmp_path / "c", progress=False)
+    found = compare([Local()], data, steps=1, seeds=1, workers=1, out=tmp_path / "c", progress=False)
     assert found.rows[0].error == (
         "Local cannot be described to another process: its class lives in the running script. "
         "Compare with workers=0, which stays in this process."
@@ -120,7 +120,9 @@ def test_six_families_by_default_each_of_which_accepts_the_records():
 
 
 def test_labels_and_commands_tell_models_apart(data, tmp_path):
-    found = compare([Gauss(), Gauss(), Gauss(width=3)], data, steps=2, workers=0, out=tmp_path / "c", n=20, progress=False, lr=0.01)
+    found = compare(
+        [Gauss(), Gauss(), Gauss(width=3)], data, steps=2, seeds=1, workers=0, out=tmp_path / "c", n=20, progress=False, lr=0.01
+    )
     assert {r.label for r in found.rows} == {"gauss", "gauss (2)", "gauss width=3"}
     row = next(r for r in found.rows if r.label == "gauss width=3")
     assert row.command == "pushforward fit gauss --width 3 --data DATA --steps 2 --lr 0.01 --seed 0 --out runs/gauss-width=3-0"
@@ -130,7 +132,7 @@ def test_labels_and_commands_tell_models_apart(data, tmp_path):
 def test_commands_quote_what_a_shell_would_split(tmp_path):
     file = tmp_path / "my data.npy"
     np.save(file, np.random.default_rng(0).normal(size=(50, 2)))
-    found = compare([Gauss()], load_data(str(file)), steps=1, workers=0, out=tmp_path / "c", n=20, batch_size=8, progress=False)
+    found = compare([Gauss()], load_data(str(file)), steps=1, seeds=1, workers=0, out=tmp_path / "c", n=20, batch_size=8, progress=False)
     assert f"--data '{file}'" in found.rows[0].command
 
 

@@ -109,7 +109,7 @@ def points() -> Data:
 
 
 def test_page_of_points_holds_scatters_densities_and_curves(points, tmp_path):
-    found = compare([Gauss(), Duel()], points, steps=60, workers=0, out=tmp_path / "c", n=20, batch_size=32, progress=False)
+    found = compare([Gauss(), Duel()], points, steps=60, seeds=1, workers=0, out=tmp_path / "c", n=20, batch_size=32, progress=False)
     text = (found.path / "report.html").read_text()
     page = check_self_contained(text)
     alts = [image["alt"] for image in page.all("img")]
@@ -127,7 +127,7 @@ def test_page_of_points_holds_scatters_densities_and_curves(points, tmp_path):
 
 
 def test_page_of_images_shows_tiles_beside_held_out_ones(tmp_path):
-    found = compare([Resample()], "digits", steps=1, workers=0, out=tmp_path / "c", n=20, progress=False)
+    found = compare([Resample()], "digits", steps=1, seeds=1, workers=0, out=tmp_path / "c", n=20, progress=False)
     page = check_self_contained((found.path / "report.html").read_text())
     assert [image["alt"] for image in page.all("img")] == ["40 real held-out images", "40 images drawn by resample"]
     assert "One generative model on digits" in page.text
@@ -139,7 +139,7 @@ def test_page_of_a_mixed_table_shows_its_columns(tmp_path):
     g = np.random.default_rng(0)
     height = g.normal(170, 10, 300)
     frame = pd.DataFrame({"height <cm>": height, "weight": height - 100 + g.normal(0, 5, 300), "kind": g.choice(["a & b", "c"], 300)})
-    found = compare([Resample()], frame, steps=1, workers=0, out=tmp_path / "c", n=20, progress=False)
+    found = compare([Resample()], frame, steps=1, seeds=1, workers=0, out=tmp_path / "c", n=20, progress=False)
     text = (found.path / "report.html").read_text()
     page = check_self_contained(text)
     assert page.all("img")[0]["alt"] == "Real held-out records: height <cm> across, weight up"

@@ -6,28 +6,28 @@ with its error, and the others finish. Jobs are described to their processes in 
 ==============================  =========================================================================
 OUT/report.html                 the comparison, one self-contained page
 OUT/comparison.json             every row's figures and settings
+OUT/comparison-plan.json        what was asked, written before the first job: `resume=True` goes on with it
 OUT/runs/LABEL-SEED/            the run folder, with `evaluation.json`, `samples.safetensors` and `samples.png`
 OUT/jobs/LABEL-SEED.json, .log  what the job was asked, and what it printed
+OUT/jobs/LABEL-SEED.answer.json what it answered
 OUT/jobs/data.safetensors       the records, as all jobs saw them
 ==============================  =========================================================================
 """
 
 import math
-import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from . import store
 from .data import Data, as_data
 from .data.spec import DataSpec
 from .errors import ConfigError, RunError, nearest
-from .evaluate import Evaluation
-from .jobs import Job, at_most, at_once, hand_over, in_turn
+from .jobs import Job, Plan, Row, at_most, at_once, in_turn, take_over
+from .jobs.plan import BUDGETS, PLAN, UNFINISHED, described, differences, fill
+from .jobs.processes import only_one
 from .model import Model
 from .models import catalog
 
@@ -35,33 +35,11 @@ __all__ = ["Comparison", "Row", "compare", "default_models"]
 
 FAMILIES: tuple[tuple[str, ...], ...] = (("gmm",), ("vae",), ("gan",), ("spline", "realnvp"), ("pixelcnn", "made"), ("ddpm",))
 """One of each; the first of a group that accepts the records is taken (on images RealNVP goes first: splines there are slow)."""
+SEEDS = 3
+"""Trainings of each model, when nobody says how many: the fewest that show how much luck there is."""
 
 
 # -- the result -----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Row:
-    """One (model, seed) and what became of it: an `evaluation`, or an `error` in plain words."""
-
-    label: str
-    """The model's name, with the hyperparameters that were given."""
-    model: str
-    config: dict[str, Any]
-    seed: int
-    run: Path
-    command: str
-    """The command that fits this model again."""
-    python: str
-    """The same in Python."""
-    evaluation: Evaluation | None = None
-    error: str | None = None
-    seconds: float = 0.0
-    """Wall time of the whole job: start, training, evaluation."""
-
-    def to_json(self) -> dict[str, Any]:
-        state = {k: getattr(self, k) for k in ("label", "model", "config", "seed", "command", "python", "error", "seconds")}
-        return {**state, "run": self.run.name, "evaluation": None if self.evaluation is None else self.evaluation.to_json()}
 
 
 @dataclass
@@ -93,6 +71,27 @@ class Comparison:
             "created": self.created,
             "versions": store.versions(),
         }
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Comparison":
+        """The comparison in a folder that `compare` made, finished or not; nothing is trained.
+
+        Raises `RunError` when the folder holds none, or a file of it is damaged.
+        """
+        path = Path(path).expanduser()
+        if not (path / "comparison.json").exists():
+            plan = Plan.read(path)
+            jobs = plan.jobs()
+            for job in jobs:
+                job.row.error = UNFINISHED if job.row.evaluation is None else None
+            return cls(rank(job.row for job in jobs), plan.data, path, plan.fit, plan.seeds, created=plan.created)
+        found = store.read_json(path / "comparison.json")
+        rows = [Row.from_json(state, path) for state in found["rows"]]
+        for row in rows:  # those that finished after the file was written, when the comparison went on
+            answered = path / "jobs" / f"{row.run.name}.answer.json"
+            if row.evaluation is None and answered.exists():
+                fill(row, store.read_json(answered))
+        return cls(rank(rows), take_over(path / "jobs"), path, found["budget"], tuple(found["seeds"]), found["seconds"], found["created"])
 
     def __str__(self) -> str:
         from .report.leaderboard import as_text
@@ -150,45 +149,23 @@ def _as_models(models: Sequence[str | Model] | None, spec: DataSpec) -> list[Mod
     return made
 
 
-def _given(model: Model) -> dict[str, Any]:
-    """The hyperparameters that differ from their defaults."""
-    defaults = {k: p.default for k, p in type(model).hyperparameters().items()}
-    return {k: v for k, v in model.config().items() if isinstance(v, torch.nn.Module) or v != defaults[k]}
-
-
-def _labels(models: Sequence[Model]) -> list[str]:
-    """A short, unique name for each: `vae`, `gan loss=wasserstein`, `vae (2)`."""
-    labels: list[str] = []
-    for model in models:
-        parts = [
-            f"{k}={v.name if isinstance(v, Model) else type(v).__name__ if isinstance(v, torch.nn.Module) else v}"
-            for k, v in _given(model).items()
-        ]
-        label = " ".join([model.name or type(model).__name__, *parts])
-        n = sum(1 for known in labels if known == label or known.startswith(f"{label} ("))
-        labels.append(f"{label} ({n + 1})" if n else label)
-    return labels
-
-
-def _slug(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "._=" else "-" for c in label).strip("-")
-
-
 # -- compare --------------------------------------------------------------------------------------------------------
 
 
 def compare(
     models: Sequence[str | Model] | None = None,
-    data: Any = "digits",
+    data: Any = None,
     *,
     minutes: float | None = None,
     steps: int | None = None,
     epochs: float | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: int | Sequence[int] = SEEDS,
     condition: bool = False,
     out: str | Path | None = None,
     workers: int | None = None,
+    address: str | None = None,
     n: int | None = None,
+    resume: bool = False,
     progress: bool = True,
     **settings: Any,
 ) -> Comparison:
@@ -199,11 +176,12 @@ def compare(
     models
         Names (`"vae"`, `"gan:loss=wasserstein"`) or unfitted models (`GAN(loss="wasserstein")`); None for one of each of six families.
     data
-        A `Data` from `load_data`, or anything `load_data` takes.
+        A `Data` from `load_data`, or anything `load_data` takes; None for the built-in digits.
     minutes, steps, epochs
         The budget of each model; one minute when none is given.
     seeds
-        Each model is trained once with each; figures are then means with their standard deviation over seeds.
+        How many times each model is trained (with seeds 0, 1, ...), or the seeds themselves. Figures are then means with a 95 % interval
+        over seeds; a single seed says nothing about luck.
     condition
         True to model p(x | label) with the data's own labels.
     out
@@ -211,8 +189,14 @@ def compare(
     workers
         Jobs that run at once, each in its own process with its share of the cores; None for one per core (per GPU where there are any);
         0 to run one after the other in this process.
+    address
+        None for processes of this machine; or a Ray cluster: `auto` for one that runs, `ray://HOST:PORT`, or `local` to start one here
+        (needs the ray extra).
     n
         Held-out records and samples to evaluate with; None for all up to 2,000.
+    resume
+        True to go on with the comparison in `out`, which was stopped: what is finished stays, trainings go on from their last
+        checkpoints, and what failed is tried again. The rest of the question may be left out; where it is given, it must be the same.
     progress
         Show the jobs' progress on stderr.
     **settings
@@ -221,83 +205,121 @@ def compare(
     Raises
     ------
     ConfigError
-        An unknown model or setting, before anything is trained.
+        An unknown model or setting, or another question than the one that `resume` goes on with, before anything is trained.
     RunError
-        `out` exists and is not empty.
+        `out` exists and is not empty, or there is nothing in it to go on with.
+    KeyboardInterrupt
+        Ctrl-C, after the jobs have saved checkpoints and the report of what is finished was written.
     """
-    data = as_data(data)
-    chosen = _as_models(models, data.spec)
-    seeds = tuple(seeds)
     if "seed" in settings:
         raise ConfigError("compare takes seeds=(0, 1, ...), one or several, instead of seed.")
-    budget = {k: v for k, v in (("minutes", minutes), ("steps", steps), ("epochs", epochs)) if v is not None} or {"minutes": 1.0}
-    for model in chosen:
-        type(model).training.override(**budget, **settings)
-    if condition and data.schema.condition is None:
-        raise ConfigError("condition=True needs labels, and this data set has none. Give load_data(..., label=...).")
-    path = _new_folder(out)
-    (path / "runs").mkdir(parents=True)
-    (path / "jobs").mkdir()
-    hand_over(data, path / "jobs")
-
-    fit = {**budget, **settings}
-    jobs = [
-        Job(_row(label, model, seed, data, fit, condition, path), model, {**fit, "seed": seed, "progress": False}, condition, n)
-        for label, model in zip(_labels(chosen), chosen)
-        for seed in seeds
-    ]
-    started = time.monotonic()
-    if workers == 0:
-        in_turn(jobs, data, progress)
+    budget = {k: v for k, v in zip(BUDGETS, (minutes, steps, epochs)) if v is not None}
+    if resume:
+        plan = _resumed(models, data, budget, settings, seeds, condition, n, out)
     else:
-        at_once(jobs, data, path, at_most(workers, len(jobs)), progress)
-    result = Comparison(rank(job.row for job in jobs), data, path, {**budget, **settings}, seeds, time.monotonic() - started)
-    store.write_json(path / "comparison.json", result.to_json())
+        data = as_data("digits" if data is None else data)
+        plan = Plan(Path(), _as_models(models, data.spec), data, {**(budget or {"minutes": 1.0}), **settings}, _seeds(seeds), condition, n)
+        _check(plan)
+        plan.path = _new_folder(out)
+        plan.write()
+    started = time.monotonic()
+    jobs = plan.jobs()
+    left = [job for job in jobs if job.row.evaluation is None]
+    if resume and progress:
+        store.say(f"{plan.path}: {len(jobs) - len(left)} of {len(jobs)} jobs were finished before.")
+    try:
+        with only_one(plan.path) as lock:
+            if address is not None:
+                from .jobs.cluster import on_ray
+
+                on_ray(left, plan.data, plan.path, address, workers, progress)
+            elif workers == 0:
+                in_turn(left, plan.data, progress)
+            elif left:
+                at_once(left, plan.data, plan.path, at_most(workers, len(left)), progress, lock)
+    except KeyboardInterrupt:
+        for job in left:
+            if job.row.evaluation is None and job.row.error is None:
+                job.row.error = UNFINISHED
+        done = sum(job.row.evaluation is not None for job in jobs)
+        path = _finished(plan, jobs, time.monotonic() - started).path
+        store.say(f"Stopped with {done} of {len(jobs)} jobs finished; {path / 'report.html'} shows them. Go on with: {_how(path)}")
+        raise
+    return _finished(plan, jobs, time.monotonic() - started)
+
+
+def _finished(plan: Plan, jobs: Sequence[Job], seconds: float) -> Comparison:
+    """The result, and the files that tell of it."""
     from .report import write_report
 
-    write_report(result, path / "report.html")
+    result = Comparison(rank(job.row for job in jobs), plan.data, plan.path, plan.fit, plan.seeds, seconds, plan.created)
+    store.write_json(plan.path / "comparison.json", result.to_json())
+    write_report(result, plan.path / "report.html")
     return result
+
+
+def _how(path: Path) -> str:
+    return f"pushforward compare --resume --out {path} (in Python: compare(out={str(path)!r}, resume=True))"
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not found or len(set(found)) < len(found) or not all(isinstance(s, int) and s >= 0 for s in found):
+        raise ConfigError(f"seeds={seeds!r} names no seeds. Give how many, such as seeds=3, or different ones, such as seeds=(0, 1, 5).")
+    return found
+
+
+def _check(plan: Plan) -> None:
+    """Refuse what cannot work, before anything is trained."""
+    for model in plan.models:
+        type(model).training.override(**plan.fit)
+    if plan.condition and plan.data.schema.condition is None:
+        raise ConfigError("condition=True needs labels, and this data set has none. Give load_data(..., label=...).")
 
 
 def _new_folder(out: str | Path | None) -> Path:
     path = Path(out).expanduser() if out is not None else Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if (path / PLAN).exists():
+            raise RunError(f"{path} holds a comparison. Go on with it: {_how(path)}; or choose another out= (nothing was changed).")
         raise RunError(f"{path} exists and is not empty. Choose another out= (nothing was changed).")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _row(label: str, model: Model, seed: int, data: Data, fit: Mapping[str, Any], condition: bool, path: Path) -> Row:
-    source = data.source or {}
-    where, options = source.get("source", "DATA"), source.get("options") or {}
-    run, settings = path / "runs" / f"{_slug(label)}-{seed}", {**fit, "seed": seed}
-
-    def flags(values: Mapping[str, Any]) -> list[str]:
-        return [
-            f"--{k.replace('_', '-')}"
-            if v is True
-            else f"--no-{k.replace('_', '-')}"
-            if v is False
-            else f"--{k.replace('_', '-')} {_shell(v)}"
-            for k, v in values.items()
-        ]
-
-    name = model.name or type(model).__name__
-    words = ["pushforward fit", name, *flags(_given(model)), "--data", _shell(where), *flags(options), *flags(settings)]
-    command = " ".join([*words, *(["--condition"] if condition else []), "--out", f"runs/{_slug(label)}-{seed}"])
-    load = f"pf.load_data({', '.join([repr(where) if source else 'DATA', *(f'{k}={v!r}' for k, v in options.items())])})"
-    arguments = ", ".join(f"{k}={v!r}" for k, v in ({**settings, "condition": True} if condition else settings).items())
-    maker = f"pf.{type(model).__name__}({', '.join(f'{k}={_python(v)}' for k, v in _given(model).items())})"
-    return Row(label, name, model.describe()["config"], seed, run, command, f"{maker}.fit({load}, {arguments})")
-
-
-def _shell(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return shlex.quote(value.name if isinstance(value, Model) else str(value))
-
-
-def _python(value: Any) -> str:
-    if isinstance(value, Model):
-        return f"pf.{type(value).__name__}({', '.join(f'{k}={_python(v)}' for k, v in _given(value).items())})"
-    return f"{type(value).__name__}(...)" if isinstance(value, torch.nn.Module) else repr(value)
+def _resumed(
+    models: Sequence[str | Model] | None,
+    data: Any,
+    budget: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    seeds: int | Sequence[int],
+    condition: bool,
+    n: int | None,
+    out: str | Path | None,
+) -> Plan:
+    """The plan in `out`, where it is the one that was asked for."""
+    if out is None:
+        raise ConfigError("resume=True needs out=, the folder of the comparison to go on with.")
+    path = Path(out).expanduser()
+    data = None if data is None else as_data(data)
+    made = None if models is None else _as_models(models, data.spec if data is not None else take_over(path / "jobs").spec)
+    plan = Plan.read(path, made, data)
+    now: dict[str, Any] = {}
+    if made is not None:
+        now["models"] = [described(m) for m in made]
+    if data is not None:
+        now["data"] = data.describe()
+    if budget or settings:
+        was = {k: v for k, v in plan.fit.items() if k in BUDGETS}
+        now["fit"] = {**(budget or was), **settings}
+    if now or _seeds(seeds) != _seeds(SEEDS):
+        now["seeds"] = _seeds(seeds)
+    if condition:
+        now["condition"] = condition
+    if n is not None:
+        now["n"] = n
+    if found := differences(store.read_json(path / PLAN), now):
+        raise ConfigError(
+            f"{path} holds the answer to another question ({'; '.join(found)}). Leave out what differs, or begin anew with another out=."
+        )
+    return plan
