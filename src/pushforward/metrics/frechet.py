@@ -31,12 +31,12 @@ def frechet_distance(mean1: Float[Tensor, "d"], cov1: Float[Tensor, "d d"], mean
     return max(0.0, float(shift + cov1.trace() + cov2.trace() - 2.0 * cross))
 
 
-def frechet_between(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
-    """`frechet_distance` of the moments of two sets of features, by the shorter way where a set has no more records than features.
+def frechet_between(x: Tensor, y: Tensor) -> float:
+    """`frechet_distance` of the moments of (n, d) and (m, d) features, by the shorter way where a set has no more records than features.
 
     Then X, its centred records over (n - 1)^(1/2), is itself a factor, S1 = X^T X, and X S2 X^T is n x n instead of d x d.
 
-    Raises `DataError` for fewer than 2 records, or features that are not finite.
+    Raises `DataError` for fewer than 2 records, widths that differ, or features that are not finite.
     """
     check_table(x)
     check_table(y)

@@ -63,8 +63,8 @@ class Moments:
         self._need(2, "A covariance")
         return self.scatter.div_(self.n - 1)
 
-    def update(self, batch: Float[Tensor, "b d"]) -> "Moments":
-        """Add records. Raises `DataError` for another width, a shape that is no table, or values that are not finite."""
+    def update(self, batch: Tensor) -> "Moments":
+        """Add records, (b, d), of any dtype. Raises `DataError` for another width, another shape, or values that are not finite."""
         check_table(batch)
         self._start(batch.shape[1], batch.device)
         for block in batch.split(ROWS):
@@ -157,8 +157,8 @@ def feature_mean(x: Tensor, seen: int = 0) -> Tensor:
     return mean
 
 
-def moments(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
-    """The mean and the unbiased covariance, in float64."""
+def moments(x: Tensor) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
+    """The mean and the unbiased covariance of (n, d) features, in float64. Raises `DataError` as `Moments` does."""
     seen = Moments().update(x)
     return seen.mean, seen.covariance
 
