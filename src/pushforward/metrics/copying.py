@@ -43,6 +43,8 @@ def _nearest(x: Tensor, y: Tensor, k: int, *, own: bool) -> tuple[Tensor, Tensor
         raise DataError(f"The two sets have {x.shape[1]} and {y.shape[1]} features. Measure both in one feature space.")
     if not 1 <= k <= len(y) - own:
         raise DataError(f"The {k} nearest of {len(y) - own} records do not exist. Give more records or a smaller k.")
+    # Features of equal records may differ in their last bits (sums are ordered by the batch): that much is no distance.
+    rounding = 64 * torch.finfo(x.dtype).eps * float(torch.cat([x, y]).norm(dim=1).max())
     centre = y.mean(0)
     x, y = x - centre, y - centre
     squares = y.square().sum(1)
@@ -55,9 +57,7 @@ def _nearest(x: Tensor, y: Tensor, k: int, *, own: bool) -> tuple[Tensor, Tensor
     index = torch.cat(found) if found else torch.zeros(0, k, dtype=torch.long)
     rows = torch.arange(len(x)).split(max(1, BLOCK // (k * x.shape[1])))
     distance = torch.cat([(x[at, None].double() - y[index[at]].double()).norm(dim=2) for at in rows] or [torch.zeros(0, k).double()])
-    # Features of equal records may differ in their last bits (sums are ordered by the batch): that much is no distance.
-    largest = torch.cat([squares, x.square().sum(1)]).max().clamp_min(0).sqrt()
-    distance[distance <= 64 * torch.finfo(x.dtype).eps * float(largest)] = 0.0
+    distance[distance <= rounding] = 0.0
     order = distance.argsort(dim=1, stable=True)
     return distance.gather(1, order), index.gather(1, order)
 
