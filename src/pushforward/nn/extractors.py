@@ -72,13 +72,15 @@ class RandomConv(nn.Module):
 class FeatureEncoder(nn.Module):
     """A small convolutional network whose last hidden layer is the feature vector.
 
-    `features`: (B, C, H, W) -> (B, width); `forward` puts a head on it: (B, outputs) logits of classes, or (for contrast) a projection.
+    `features`: (B, C, H, W) -> (B, width). Two heads are trained on it: `head`, (B, width) -> (B, outputs), logits of classes or (for
+    contrast) a projection; and `damage`, (B, width) -> (B, damages), logits of what was done to a record.
     """
 
     def __init__(
         self,
         shape: Sequence[int],
         outputs: int,
+        damages: int,
         width: int = 64,
         channels: int = 16,
         head: Literal["linear", "mlp"] = "linear",
@@ -87,9 +89,9 @@ class FeatureEncoder(nn.Module):
         super().__init__()
         self.most = most
         self.trunk = ConvEncoder(shrunk(shape, most), width, channels)
-        self.head = (
-            nn.Linear(width, outputs) if head == "linear" else nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
-        )
+        deep = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
+        self.head = nn.Linear(width, outputs) if head == "linear" else deep
+        self.damage = nn.Linear(width, damages)
 
     def features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B width"]:
         return relu(self.trunk(_shrink(x, self.most)))

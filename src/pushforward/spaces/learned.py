@@ -25,9 +25,13 @@ __all__ = ["cached", "learned"]
 VERSION = 1
 """Of the recipes below: raise it when they change, so that no cache gives features of an older recipe."""
 WIDTH = 64
+DAMAGES = ("none", "blur", "noise", "seam")
 STEPS = {"classifier": 1500, "contrast": 600}
+EPOCHS = 60
+"""Passes over the training records at most, where they are few."""
 BATCH = {"classifier": 128, "contrast": 256}
 TEMPERATURE = 0.2
+DAMAGE_WEIGHT = 0.5
 
 
 def learned(data: Data, seed: int = 0, cache: str | Path | Literal[False] | None = None) -> FeatureSpace:
@@ -67,14 +71,22 @@ def _train(data: Data, recipe: str, seed: int) -> FeatureSpace:
     if recipe == "classifier":
         assert condition is not None
         classes = condition.classes
-    net = {"kind": "encoder", "outputs": len(classes) or WIDTH, "width": WIDTH, "head": "linear" if classes else "mlp", "seed": seed}
+    net = {
+        "kind": "encoder",
+        "outputs": len(classes) or WIDTH,
+        "width": WIDTH,
+        "head": "linear" if classes else "mlp",
+        "damages": len(DAMAGES),
+        "seed": seed,
+    }
     space = FeatureSpace("learned", "", spec, torch.zeros(1), torch.ones(1), net)
     model: nn.Module = space.net.requires_grad_(True)
     loss = _classify(space, model) if classes else _contrast(space, model)
     n = len(data.train)
+    size = max(1, min(BATCH[recipe], n // 2))
     settings = Training(
-        steps=STEPS[recipe],
-        batch_size=max(1, min(BATCH[recipe], n // 2)),
+        steps=min(STEPS[recipe], max(300, EPOCHS * (n // size))),
+        batch_size=size,
         lr=2e-3,
         schedule="cosine",
         warmup=50,
@@ -118,7 +130,12 @@ def _classify(space: FeatureSpace, model: nn.Module) -> Callable[[Batch], Loss]:
 
     def loss(batch: Batch) -> Loss:
         assert batch.c is not None
-        return Loss(F.cross_entropy(encoder(space._encode(batch.x)), batch.c, reduction="none"))
+        x = space._encode(batch.x)
+        broken, kind = _damaged(x, batch.rng)
+        f = encoder.features(torch.cat([x, broken]))
+        right = F.cross_entropy(encoder.head(f[: len(x)]), batch.c, reduction="none")
+        whole = F.cross_entropy(encoder.damage(f[len(x) :]), kind, reduction="none")
+        return Loss(right + DAMAGE_WEIGHT * whole.mean(), {"class": right, "damage": whole})
 
     return loss
 
@@ -128,11 +145,15 @@ def _contrast(space: FeatureSpace, model: nn.Module) -> Callable[[Batch], Loss]:
 
     def loss(batch: Batch) -> Loss:
         x = space._encode(batch.x)
-        z = F.normalize(encoder(torch.cat([_view(x, batch.rng), _view(x, batch.rng)])), dim=1)
         n = len(x)
+        broken, kind = _damaged(x, batch.rng)
+        f = encoder.features(torch.cat([_view(x, batch.rng), _view(x, batch.rng), broken]))
+        z = F.normalize(encoder.head(f[: 2 * n]), dim=1)
         alike = (z @ z.T / TEMPERATURE).fill_diagonal_(-torch.inf)
         partner = torch.arange(2 * n, device=z.device).roll(n)
-        return Loss(F.cross_entropy(alike, partner, reduction="none").reshape(2, n).mean(0))
+        right = F.cross_entropy(alike, partner, reduction="none").reshape(2, n).mean(0)
+        whole = F.cross_entropy(encoder.damage(f[2 * n :]), kind, reduction="none")
+        return Loss(right + DAMAGE_WEIGHT * whole.mean(), {"contrast": right, "damage": whole})
 
     return loss
 
@@ -153,6 +174,39 @@ def _view(x: Tensor, rng: Rng) -> Tensor:
     y0, x0, side = (t.reshape(-1, 1, 1, 1) for t in (u[:, 5], u[:, 6], side))
     hidden = ((h - y0).abs() < side) & ((w - x0).abs() < side)
     return torch.where(hidden, x.mean((2, 3), keepdim=True), x)
+
+
+def _damaged(x: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+    """The first half of the images (B, C, H, W), each with one of `DAMAGES`, and which, (B // 2,).
+
+    Left as it is; smoothed once to three times with weights 1, 2, 1 in both directions; noise of 0.1 to 0.5 standard deviations; or cut
+    through the middle and joined to another image's half.
+    """
+    low, high, sd = x.min(), x.max(), x.std()
+    x = x[: max(1, len(x) // 2)]
+    n, _, height, width = x.shape
+    kind, u = rng.randint(len(DAMAGES), n).to(x.device), rng.rand(n, 1, 1, 1)
+    noise, other = rng.randn(*x.shape), x.roll(1, 0)
+    out = x.clone()
+    for times in (1, 2, 3):
+        at = ((kind == 1) & ((u.flatten() * 3).ceil() == times)).nonzero().flatten()
+        smooth = x[at]
+        for _ in range(times):
+            smooth = _smooth(smooth)
+        out[at] = smooth
+    at = (kind == 2).nonzero().flatten()
+    out[at] = (x[at] + (0.1 + 0.4 * u[at]) * sd * noise[at]).clamp(low, high)
+    at = (kind == 3).nonzero().flatten()
+    rows = torch.arange(height, device=x.device).reshape(1, 1, -1, 1) * 2 < height
+    columns = torch.arange(width, device=x.device) * 2 < width
+    out[at] = torch.where(torch.where(u[at] < 0.5, rows, columns), x[at], other[at])
+    return out, kind
+
+
+def _smooth(x: Tensor) -> Tensor:
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    x = x[:, :, 1:-1] / 2 + (x[:, :, :-2] + x[:, :, 2:]) / 4
+    return x[..., 1:-1] / 2 + (x[..., :-2] + x[..., 2:]) / 4
 
 
 def _with_validation(data: Data, seed: int) -> Data:
