@@ -20,7 +20,6 @@ def test_shift_of_one_set():
     assert sliced_wasserstein(x, x + 3.0).value == pytest.approx(3.0, abs=1e-12)
     # In d dimensions the squares (u.v)^2 add up to |v|^2 over an orthogonal basis, so their mean is |v|^2 / d, whatever the bases.
     shift = torch.tensor([3.0, 4.0, 0.0])
-    assert sliced_wasserstein(randn(64, 3), randn(64, 3) + shift, projections=1).value > 0
     x = randn(64, 3)
     assert sliced_wasserstein(x, x + shift, projections=7).value == pytest.approx(5 / math.sqrt(3), abs=1e-12)
 

@@ -6,7 +6,7 @@ belongs to the Fréchet distance in the features of one particular network.
 
 from .copying import CopyingTest, copied_share, copy_share, data_copying, distance_ratio, duplicate_share, mann_whitney_z, nearest
 from .estimate import Estimate
-from .frechet import frechet_between, frechet_distance
+from .frechet import frechet, frechet_between, frechet_distance
 from .intervals import bootstrap_interval, difference_estimate, mean_estimate, share_estimate
 from .kernels import energy_distance, kernel_distance
 from .likelihood import bits_per_dim, standard_error
@@ -32,6 +32,7 @@ __all__ = [
     "difference_estimate",
     "energy_distance",
     "expected_coverage",
+    "frechet",
     "frechet_between",
     "frechet_distance",
     "mann_whitney_z",

@@ -8,14 +8,18 @@ With any factor S1 = R R^T the last trace is the sum of the square roots of the 
 square root, no imaginary residue, and singular covariances are welcome.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError
+from .estimate import Estimate
+from .intervals import group_labels, jackknife_distance
 from .moments import COLUMNS, check_table, feature_mean, moments, same_width
 
-__all__ = ["frechet_between", "frechet_distance"]
+__all__ = ["frechet", "frechet_between", "frechet_distance"]
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -54,6 +58,73 @@ def frechet_between(x: Tensor, y: Tensor) -> float:
         cross = rows1 @ rows2.T
         trace2, inner = rows2.square().sum(), cross @ cross.T
     return max(0.0, float((mean1 - mean2).square().sum() + rows1.square().sum() + trace2 - 2.0 * _root_trace(inner)))
+
+
+ENOUGH = 1.5
+"""Records per feature below which no interval is given: seen at 64 features, where 100 records have one and 70 are off by a deviation."""
+
+
+def frechet(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Estimate:
+    """The squared Fréchet distance of the two *distributions'* Gaussians, in squared feature units, with its interval.
+
+    The plug-in (`frechet_between`) exceeds it by about (d + (d^2 + d) / 4)(1/n + 1/m) variances, so that figures of unequal n cannot be
+    compared (Chong & Forsyth 2020). A jackknife over 16 groups of records (8 above 128 features) takes the excess away and gives the
+    interval (`jackknife_distance`). The value may fall below 0 by chance where the distributions are equal.
+
+    With fewer than 16 records in a set, or than 1.5 per feature, the excess cannot be told from the distance: the value is then the
+    plug-in, without an interval, and `method` says so. Raises `DataError` for fewer than 2 records, or features that are not finite.
+    """
+    check_table(x)
+    check_table(y)
+    same_width(x.shape[1], y.shape[1])
+    n, d = min(len(x), len(y)), x.shape[1]
+    if n < max(16, ENOUGH * d):
+        return Estimate(frechet_between(x, y), n=n, method=f"plug-in, biased upwards: too few records for {d} features")
+    groups = 16 if d <= 128 else 8
+    sides = [_grouped(s, groups) for s in (x, y)]
+
+    def plug_in(masks: Tensor) -> Tensor:
+        return torch.cat([_distances(*(kept(part) for kept in sides)) for part in masks.split(max(1, BATCH // d**2))])
+
+    return jackknife_distance(plug_in, groups, n=n)
+
+
+BATCH = 1 << 22
+"""Entries of the covariances that are held at a time."""
+
+
+def _grouped(x: Tensor, groups: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """A function from masks (B, K) to the means (B, d) and covariances (B, d, d) of the groups that are kept."""
+    x = x.double()
+    centre = feature_mean(x)  # the sums of squares are about it, so little cancels
+    labels = group_labels(len(x), groups).to(x.device)
+    parts = [x[labels == k] - centre for k in range(groups)]
+    sizes = torch.tensor([float(len(p)) for p in parts], dtype=x.dtype, device=x.device)
+    sums = torch.stack([p.sum(0) for p in parts])
+    squares = torch.stack([p.T @ p for p in parts])
+
+    def kept(masks: Tensor) -> tuple[Tensor, Tensor]:
+        weights = masks.to(x.device, x.dtype)
+        n = (weights @ sizes)[:, None]
+        mean = weights @ sums / n
+        scatter = (weights @ squares.flatten(1)).view(-1, *squares.shape[1:])
+        return mean + centre, (scatter - n[..., None] * mean[:, :, None] * mean[:, None]) / (n[..., None] - 1)
+
+    return kept
+
+
+def _distances(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
+    """`frechet_distance` of many pairs at once, not clipped at 0."""
+    (mean1, cov1), (mean2, cov2) = a, b
+    root, info = torch.linalg.cholesky_ex(cov1)
+    pivots = root.diagonal(dim1=-2, dim2=-1).square()
+    if bool(info.any()) or bool((pivots.amin(-1) <= cov1.shape[-1] * EPS * pivots.amax(-1)).any()):
+        values, vectors = torch.linalg.eigh(cov1)
+        values = torch.where(values > values.shape[-1] * EPS * values[..., -1:], values, 0.0)
+        root = vectors * values.sqrt()[..., None, :]
+    cross = torch.linalg.eigvalsh(root.mT @ cov2 @ root).clamp_min(0).sqrt().sum(-1)
+    trace = (cov1 + cov2).diagonal(dim1=-2, dim2=-1).sum(-1)
+    return (mean1 - mean2).square().sum(-1) + trace - 2.0 * cross
 
 
 def _centred(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -134,7 +134,7 @@ def root_estimate(square: Estimate) -> Estimate:
 
 
 def jackknife_distance(
-    statistic: Callable[[Tensor], float], groups: int, *, n: int, value: float | int | None = None, method: str = ""
+    statistic: Callable[[Tensor], Tensor], groups: int, *, n: int, value: float | int | None = None, method: str = ""
 ) -> Estimate:
     """`distance_estimate` of a plug-in squared distance, from leaving out one group of records, and two.
 
@@ -146,7 +146,7 @@ def jackknife_distance(
     Parameters
     ----------
     statistic
-        Maps a mask (K,) of the groups that are kept to the plug-in.
+        Maps masks (B, K) of the groups that are kept to the plug-ins (B,).
     groups
         K, at least 4.
     value
@@ -155,29 +155,21 @@ def jackknife_distance(
     K = groups
     if K < 4:
         raise ConfigError(f"The jackknife needs at least 4 groups, got {K}.")
-    keep = torch.ones(K, dtype=torch.bool)
-
-    def without(*at: int) -> float:
-        mask = keep.clone()
-        mask[list(at)] = False
-        return statistic(mask)
-
-    whole = statistic(keep)
-    single = torch.tensor([without(k) for k in range(K)], dtype=torch.float64)
+    one = ~torch.eye(K, dtype=torch.bool)
+    first, second = torch.triu_indices(K, K, offset=1)
+    found = statistic(torch.cat([torch.ones(1, K, dtype=torch.bool), one, one[first] & one[second]])).double()
+    whole, single = float(found[0]), found[1 : K + 1]
     value = K * whole - (K - 1) * float(single.mean()) if value is None else value
     spread = (K - 1) ** 2 * float(single.var()) / K
     pairs = torch.zeros(K, K, dtype=torch.float64)
-    for k in range(K):
-        for l in range(k):
-            pairs[k, l] = pairs[l, k] = whole - float(single[k] + single[l]) + without(k, l)
+    pairs[first, second] = pairs[second, first] = whole - single[first] - single[second] + found[K + 1 :]
     rows = pairs.sum(1)
     mean = float(rows.sum()) / (K * (K - 1))
     side = (rows - (K - 1) * mean) / (K - 2)  # the least-squares fit of mean + side_k + side_l to the entries off the diagonal
     rest = (pairs - mean - side[:, None] - side[None]).fill_diagonal_(0.0)
     q2 = float(rest.square().sum()) / (K * (K - 3)) * ((K - 2) ** 2 / 2) ** 2
-    return distance_estimate(
-        value, bias=whole - value, spread=spread, null=2 * q2 / (K * (K - 1)), n=n, freedom=K - 1, method=method or f"jackknife, {K} groups"
-    )
+    method = method or f"jackknife, {K} groups"
+    return distance_estimate(value, bias=whole - value, spread=spread, null=2 * q2 / (K * (K - 1)), n=n, freedom=K - 1, method=method)
 
 
 def group_labels(n: int, groups: int) -> Tensor:

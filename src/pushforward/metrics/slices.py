@@ -15,8 +15,8 @@ GROUPS = 16
 def sliced_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, projections: int = 128, seed: int = 0) -> Estimate:
     """sqrt mean_u W_2^2(u.x, u.y) over unit vectors u, in feature units (Bonneel et al. 2015, eq. 7).
 
-    The directions are uniform and come as whole orthogonal bases, at least `projections` of them (Rowland et al. 2019), because over one
-    basis a shift's squares add up to its length exactly. They are fixed by the seed and part of the figure: value and interval are
+    The directions are uniform and come as orthogonal bases (Rowland et al. 2019), whole ones, at least `projections` directions, as long
+    as one basis has no more than that: over a basis a shift's squares add up to its length exactly. They are fixed by the seed and part of the figure: value and interval are
     those of the two distributions along *these* directions.
 
     W_2^2 of two samples exceeds that of their distributions, by O(1/n) even where those are equal. So the value is a cross product: with
@@ -33,6 +33,7 @@ def sliced_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, proj
     generator = torch.Generator().manual_seed(seed)
     bases = [torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q for _ in range(-(-projections // d))]
     u = torch.cat(bases, 1).to(x.device)
+    u = u[:, :projections] if d > projections else u
     (a, a_group), (b, b_group) = (_sorted(s.double() @ u) for s in (x, y))
 
     def difference(keep: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def sliced_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, proj
 
     halves = [_parity(row) for row in range(1, GROUPS)]
     square = sum(float((difference(half) * difference(~half)).mean()) for half in halves) / len(halves)
-    plug_in = lambda keep: float(difference(keep).square().mean())
+    plug_in = lambda masks: torch.stack([difference(keep).square().mean() for keep in masks])
     return root_estimate(jackknife_distance(plug_in, GROUPS, n=min(n, m), value=square))
 
 
