@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .alarms import alarms_of
 from .data.spec import DataSpec
 from .store import Run, atomic
 
@@ -48,6 +49,10 @@ def card(run: Run, *, density: str, parameters: int) -> str:
         lines += [f"## {title}", "", "| | |", "|-|-|"]
         lines += [f"| {k} | {_cell(v)} |" for k, v in rows.items()]
         lines.append("")
+    standing = alarms_of(run)
+    if standing:
+        lines += ["## Warnings while training", ""]
+        lines += [f"- **{a.kind}** (step {a.step}): {a.says} Try: {a.remedy}" for a in standing] + [""]
     lines += ["![samples](samples.png)", ""] if (run.path / "samples.png").exists() else []
     return "\n".join(lines)
 

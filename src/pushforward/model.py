@@ -16,6 +16,8 @@ hook                               meaning
 `_decode(z, c)`                    records at the given codes, (B, *shape)
 `_posterior(x, c)`                 q(z | x) or p(z | x), a `torch.distributions.Distribution`
 `_likelihood(z, c)`                p(x | z), a distribution
+`_joint()`                         p(z | c) and p(x | z, c) as an `ais.Joint`, which gives `evidence`; with a keyword `noise` where p(x | z)
+                                   needs an observation noise
 =================================  ====================================================================
 
 In the hooks `x` is (B, *spec.shape) in the values of its support, `c` is the condition (B, spec.condition_dim) or None, and `rng` the only
@@ -27,7 +29,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +41,9 @@ from .data.spec import DataSpec
 from .errors import ConfigError, DataError, NotFitted, Unsupported, nearest
 from .objective import Batch, Loss, Objective, Observer, Training
 from .rng import Rng
+
+if TYPE_CHECKING:
+    from .alarms import Alarm
 
 __all__ = ["Batch", "ClosedFormModel", "Density", "GradientModel", "Loss", "Model", "Objective", "Training"]
 
@@ -71,6 +76,8 @@ class Model(nn.Module, ABC):
 
     spec: DataSpec | None = None
     schema: Schema | None = None
+    alarms: "tuple[Alarm, ...]" = ()
+    """What training still had to warn of when it ended; see `pushforward.alarms`."""
 
     # -- configuration ------------------------------------------------------------------------------------------------
 
@@ -163,7 +170,9 @@ class Model(nn.Module, ABC):
 
     def carry_on(self, data: Data, training: Training, run: "store.Run | None", observers: Sequence[Observer] = ()) -> Self:
         """Train the built model on `data` from where `run` stopped (from the start without a checkpoint); `resume` calls this."""
+        self.alarms = ()
         self._fit(data, training, run, observers)
+        self.alarms = tuple(a for m in self.modules() if isinstance(m, Model) for a in m.alarms)  # those of its stages too
         self.eval()
         if run is not None and store.rank_zero():
             run.write_model(self.state_dict())

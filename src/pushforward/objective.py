@@ -66,6 +66,8 @@ class Training:
     """Lightning Fabric's strategy: auto, ddp, fsdp ..."""
     progress: bool = True
     """Show progress on stderr."""
+    alarms: bool = True
+    """Watch for mode collapse, posterior collapse, overfitting and the like, and say what to try; changes no weight. See `alarms`."""
 
     def override(self, **settings: Any) -> Self:
         """These settings with some replaced. Raises `ConfigError` for an unknown or impossible one."""
@@ -153,6 +155,9 @@ class Observer:
 
     def on_log(self, loop: "Loop", row: Mapping[str, float]) -> None:
         """After each history line: step, seconds and the mean of each named term, or the validation figures."""
+
+    def on_diverged(self, loop: "Loop", where: str, remedy: str) -> None:
+        """Before `Diverged` is raised: where the first number that is not finite was found, and what to try."""
 
     def on_end(self, loop: "Loop") -> None:
         """After the last step, interrupted or not."""

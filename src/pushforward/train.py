@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
+from .alarms import Alarms, origin
 from .data import Data
-from .engine import forecast, interruptible, learning_rate, leave_group, make_fabric, make_optimizer
+from .engine import forecast, interruptible, judges, learning_rate, leave_group, make_fabric, make_optimizer
 from .errors import ConfigError, DataError, Diverged
 from .objective import Batch, Loss, Objective, Observer, Training
 from .rng import Rng
@@ -71,7 +72,7 @@ class Loop:
         self.step, self.seconds, self.interrupted = 0, 0.0, False
         self.best: dict[str, Tensor] | None = None
         self.best_value, self.bad = math.inf, 0
-        self.position, self.estimate = 0, ""
+        self.position, self.estimate, self.judged = 0, "", 0
         self.window: list[tuple[str, Loss]] = []
         self.last: dict[str, float] = {}
         self._clock = time.perf_counter()
@@ -187,7 +188,10 @@ class Loop:
             if t.precision == "bf16"
             else f"lower lr (now {t.lr:g}) or clip gradients (clip={1 if t.clip is None else t.clip / 10:g})"
         )
-        raise Diverged(f"The loss of {term} is not finite at step {self.step}. To go on: {remedy}.{kept}")
+        where = origin(self, loss)
+        for o in self.observers:
+            o.on_diverged(self, f"The loss of {term} is not finite. {where}", f"{remedy}.")
+        raise Diverged(f"The loss of {term} is not finite at step {self.step}. {where} To go on: {remedy}.{kept}")
 
     # -- weights ----------------------------------------------------------------------------------------------------------
 
@@ -207,19 +211,19 @@ class Loop:
                 torch._foreach_copy_(self.averaged, now)
 
     def validate(self) -> None:
-        """Mean loss on the validation split, with the same noise each time; keeps the best weights."""
-        judges = [o for o in self.objectives if o.validate]
-        if not judges or not len(self.data.validation):
+        """Mean loss on (the first `judged` of) the validation split, with the same noise each time; keeps the best weights."""
+        players = [o for o in self.objectives if o.validate]
+        if not players or not self.judged:
             return
         rng = Rng.seeded(self.training.seed + 2)
         rng.device, rng.dtype = self.rng.device, self.rng.dtype
         total, count, sums = 0.0, 0, dict[str, float]()
         self.model.eval()
         with self.result_weights(), torch.no_grad(), self.fabric.autocast():
-            for index in torch.arange(len(self.data.validation)).split(512):
+            for index in torch.arange(self.judged).split(512):
                 x, c = self.data.validation.batch(index, rng)
                 batch = Batch(x, c if self.conditional else None, index, rng, self.step, self.progress)
-                for o in judges:
+                for o in players:
                     loss = o.loss(batch)
                     total += float(loss.per_record.mean()) * len(index)
                     for k, v in loss.terms.items():
@@ -325,11 +329,12 @@ def train(
     fabric = make_fabric(training, several=len(objectives) > 1)
     ours = not torch.distributed.is_initialized() if torch.distributed.is_available() else False
     fabric.launch()
-    watching = [*observers, *([Progress()] if training.progress and rank_zero() else [])]
+    watching = [*observers, *(kind() for kind, on in ((Alarms, training.alarms), (Progress, training.progress)) if on and rank_zero())]
     loop = Loop(model, objectives, data, training, run, watching, conditional, fabric)
     model.train()
     checkpoint.restore(loop)
     pace = loop.measure()
+    loop.judged = loop.judged or judges(loop, pace)
     loop.estimate = forecast(loop, pace)
     t = training
     every = t.validate_every or max(loop.epoch_steps, (loop.total or round(60 * (t.minutes or 1) / pace)) // 20, 1)
