@@ -241,3 +241,20 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         a, b = (next(line for line in text.splitlines() if line.startswith(name)).split()[1:] for text in (one, two.stdout))
         # Averaging two half-batch means and one whole-batch mean differ by rounding: a few float32 ulps a step, 12 steps.
         np.testing.assert_allclose(np.array(a, float), np.array(b, float), atol=2e-6)
+
+
+@pytest.mark.parametrize(("steps", "judged"), [(3, 500), (2000, 960), (10_000, 2000)])
+def test_a_short_run_validates_on_few_records(steps: int, judged: int) -> None:
+    """1.5 % of the records that training visits (2,000 steps of 32: 960), never fewer than 500, never more than there are."""
+    from pushforward.engine import judges
+
+    data = load_data(np.random.default_rng(0).normal(size=(4000, 2)).astype(np.float32), validation=2000)
+    model = Gauss().build(data.spec)
+    seen = type("Seen", (), {"total": steps, "training": Training(batch_size=32), "objectives": model._objectives(), "data": data})()
+    assert judges(seen, 1.0) == judged  # type: ignore[arg-type]
+    if steps == 3:
+        sizes: list[int] = []
+        loss = model._loss
+        model._loss = lambda batch: (sizes.append(len(batch)), loss(batch))[1]  # type: ignore[method-assign]
+        model.fit(data, steps=steps, validate_every=3, **QUIET)
+        assert sum(s for s in sizes if s != 32) == judged

@@ -35,6 +35,7 @@ def save(loop: "Loop") -> None:
         "seconds": loop.seconds,
         "position": loop.position,
         "bad": loop.bad,
+        "judged": loop.judged,
         "best_value": None if loop.best is None else loop.best_value,
         "groups": groups,
     }
@@ -64,6 +65,7 @@ def restore(loop: "Loop") -> None:
                 state.setdefault(int(p), {})[name] = t
         optimizer.optimizer.load_state_dict({"state": state, "param_groups": meta["groups"][i]})
     loop.step, loop.seconds, loop.position, loop.bad = meta["step"], meta["seconds"], meta["position"], meta["bad"]
+    loop.judged = meta.get("judged", 0)
     loop.order_state = parts["random"]["order"]
     loop.order.set_state(loop.order_state)
     loop.permutation = torch.randperm(len(loop.permutation), generator=loop.order)

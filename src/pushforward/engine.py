@@ -56,6 +56,16 @@ def learning_rate(t: Training, step: int, progress: float) -> float | None:
     return t.lr * fall * min(1.0, (step + 1) / t.warmup if t.warmup else 1.0)
 
 
+def judges(loop: "Loop", pace: float) -> int:
+    """How many validation records a validation looks at: all, or as many as keep it near half a per cent of the budget.
+
+    A step costs about three forward passes, so the twenty validations of a run take a tenth of its time at most (or 500 records each).
+    """
+    rounds = loop.total or 60 * (loop.training.minutes or 1) / pace
+    seen = rounds * loop.training.batch_size * sum(o.steps for o in loop.objectives)
+    return min(len(loop.data.validation), max(500, round(0.015 * seen)))
+
+
 def forecast(loop: "Loop", pace: float) -> str:
     """A sentence on how long training will take, from the measured pace of a round."""
     ms = f"{1000 * pace:.3g} ms a step"
