@@ -32,11 +32,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ...ais import Joint, standard_normal
 from ...data.features import Features
 from ...data.spec import DataSpec
 from ...known import Known
 from ...model import GradientModel
 from ...nn import MLP, ConvDecoder, ConvEncoder, network_for
+from ...observation import GaussianObservation
 from ...rng import Rng
 from ...train import Batch, Loss, Objective, Training
 
@@ -94,7 +96,8 @@ class GAN(GradientModel):
     density = "none"
     training = Training(lr=2e-3, betas=(0.0, 0.99), batch_size=256, ema=0.999, schedule="cosine")
     unsupported = {
-        "log_prob": "a GAN defines no density. Compare samples with evaluate(), or fit a vae or a realnvp.",
+        "log_prob": "a GAN defines no density. Compare samples with evaluate(), score it under an observation noise with evidence(), "
+        "or fit a vae or a realnvp.",
         "encode": "a GAN learns no map from records to codes. Fit a vae or a realnvp, or search for the code whose decode(z) is nearest.",
         "posterior": "a GAN learns no posterior over codes. Fit a vae.",
         "likelihood": "its generator is deterministic, so p(x | z) is a point mass. Use decode(z), or fit a vae.",
@@ -237,6 +240,20 @@ class GAN(GradientModel):
 
     def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
         return self._features.decode(self.generate(z, c))
+
+    def _joint(self, *, noise: float) -> Joint:
+        """G(z) seen through Gaussian noise (see `observation`); uniform codes are 2 Phi(u) - 1 of u ~ N(0, I), on which slopes exist."""
+        seen = GaussianObservation(self._features.spec, noise)
+
+        def mean(u: Tensor, c: Tensor | None) -> Tensor:
+            return self.generate(u if self.noise == "normal" else 2 * torch.special.ndtr(u) - 1, c)
+
+        return Joint(
+            sample_prior=lambda n, c, rng: rng.randn(n, self._z),
+            log_prior=standard_normal,
+            simulate=lambda u, c, rng: seen.sample(mean(u, c), rng),
+            log_likelihood=lambda x, u, c: seen.log_prob(x, mean(u, c)),
+        )
 
 
 def critic_loss(loss: LossName, real: Tensor, fake: Tensor) -> Tensor:

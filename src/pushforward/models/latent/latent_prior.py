@@ -7,6 +7,7 @@ wrapper is many models: autoencoder + mixture (Ghosh et al. 2020), two-stage VAE
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from ...ais import Joint
 from ...data import ArraySchema, Data, Records
 from ...data.spec import REAL, DataSpec
 from ...errors import ConfigError, Unsupported
@@ -185,6 +187,17 @@ class LatentPrior(ClosedFormModel):
         if reason:
             raise Unsupported(f"LatentPrior has no log_prob here: {reason}")
         return self.stages[0].importance_bound(x, c, rng, samples, self._log_prior(rng))
+
+    def _joint(self) -> Joint:
+        reason = self._why_no_density()
+        if reason:
+            raise Unsupported(f"LatentPrior has no joint density here: {reason}")
+        autoencoder, prior = self.stages
+
+        def draw(n: int, c: Tensor | None, rng: Rng) -> Tensor:
+            return prior._sample(n, c, rng) * self.scale + self.shift
+
+        return replace(autoencoder._joint(), sample_prior=draw, log_prior=self._log_prior(Rng.seeded(0, self.shift)))
 
     def _log_prior(self, rng: Rng) -> Callable[[Tensor, Tensor | None], Tensor]:
         """Log p(z | c) = log p_prior((z - shift) / scale | c) - sum log scale."""

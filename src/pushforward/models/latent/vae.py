@@ -13,7 +13,7 @@ With K draws the importance-weighted bound (Burda et al. 2016, equation 8) is ti
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from ...ais import Joint
 from ...data.features import Features
 from ...data.spec import REAL, DataSpec, Support
 from ...errors import ConfigError, nearest
@@ -299,6 +300,13 @@ class VAE(GradientModel):
     def _posterior(self, x: Tensor, c: Tensor | None) -> Distribution:
         mu, log_var = self._gaussian(x, c)
         return Independent(Normal(mu, torch.exp(0.5 * log_var)), 1)
+
+    def _joint(self) -> Joint:
+        def draw(n: int, c: Tensor | None, rng: Rng) -> Tensor:
+            return rng.randn(n, self.latent_dim) if self.prior is None else cast(Any, self.prior)._sample(n, None, rng)
+
+        exact = Rng.seeded(0, next(self.parameters()))  # exact densities draw nothing
+        return Joint(draw, self._log_prior(exact), self.emit, lambda x, z, c: self._log_likelihood(self._params(z, c), x))
 
     def _likelihood(self, z: Tensor, c: Tensor | None) -> Distribution:
         assert self.spec is not None
