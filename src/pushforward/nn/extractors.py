@@ -36,9 +36,9 @@ class RandomConv(nn.Module):
     """Fixed random filters at several scales, (B, C, H, W) -> (B, d) for any C, H and W.
 
     At each scale of a pyramid (halved until a side is under 4): 3 x 3 convolution, ReLU, then the mean of each channel in each quarter of
-    the image. Filters are orthogonal to one another (Saxe et al. 2011 found random convolutions with pooling to be selective; Naeem et al.
-    2020, sec. 4.2, recommend random features where ImageNet's do not fit). On the first scale, filters come in pairs of opposite sign, so
-    that ReLU loses nothing.
+    the image. Filters are orthogonal to one another where there is room (Saxe et al. 2011 found random convolutions with pooling to be
+    selective; Naeem et al. 2020 recommend random features where ImageNet's do not fit). They come in pairs of opposite sign, so that ReLU
+    loses nothing, and sum to zero beyond the first scale, where all inputs are positive: otherwise half of them would always be silent.
     """
 
     def __init__(self, shape: Sequence[int], channels: int = 32, generator: torch.Generator | None = None):
@@ -46,9 +46,10 @@ class RandomConv(nn.Module):
         depth, height, width = shape
         self.scales = len(stages(height, width))
         kernels = []
-        for _ in range(self.scales):
+        for scale in range(self.scales):
             fan = 9 * depth
             rows = torch.randn(channels // 2, fan, generator=generator)
+            rows = rows - rows.mean(1, keepdim=True) if scale else rows
             if channels // 2 <= fan:
                 rows = torch.linalg.qr(rows.T).Q.T * math.sqrt(2.0)
             else:
