@@ -110,7 +110,7 @@ def rank(rows: Iterable[Row]) -> list[Row]:
     rows = list(rows)
 
     def mean(label: str, figure: str) -> float | None:
-        found = [getattr(r.evaluation, figure) for r in rows if r.label == label and r.evaluation is not None]
+        found = [r.evaluation.value(figure) for r in rows if r.label == label and r.evaluation is not None]
         found = [v for v in found if v is not None]
         return sum(found) / len(found) if found else None
 

@@ -1,47 +1,41 @@
 """What a fitted model is worth: which figures apply to it, on which records, with which error.
 
-All figures come from held-out records, and none needs a download. Sample quality and coverage are measured in features made from the
-*training* split alone (so that no model and no held-out record shapes the yardstick):
+All figures come from held-out records, and none needs a download. Samples are compared with records in feature spaces made from the
+*training* split alone (see `spaces`), so that no model and no held-out record shapes the yardstick; the first of them gives the headline
+figures, the others stand beside. `figures.FIGURES` says what each figure is.
 
-* images: principal components of the pixels, as many as hold 95 % of the variance, at most 64;
-* points and tables: the columns, scaled so that each contributes the same mean squared distance (one-hot blocks for categories).
-
-The same figures of real training records against the held-out ones travel along as `real`: what a perfect model would score at this
-sample size, because none of these figures is free of sampling error.
+None of these figures is free of sampling error, and some (coverage, a classifier's accuracy) depend on the number of records. So each
+carries its 95 % interval, and the same figures of *real* records that neither the reference nor the features were made of travel along
+as `real`: what a perfect model would score at this sample size.
 """
 
-import math
+import contextlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import metrics, spaces
 from .data import Data, Records, as_data
 from .errors import DataError
-from .metrics import (
-    Manifold,
-    ModeStatistics,
-    bits_per_dim,
-    energy_distance,
-    frechet_distance,
-    mode_statistics,
-    moments,
-    precision_recall_density_coverage,
-    standard_error,
-)
-from .model import Density, Model
+from .figures import Evaluation
+from .metrics import Estimate
+from .model import Model
 from .spaces import FIT_RECORDS, FeatureSpace, pick
 
 __all__ = ["Evaluation", "FeatureSpace", "evaluate"]
 
-RECORDS = 2000
-"""Held-out records, and samples, that figures use at most: enough for a standard error of a percentage point."""
+RECORDS = 1000
+"""Held-out records, and samples, that figures use at most: shares then have a standard error of 1.6 percentage points at most."""
 NEIGHBOURS = 5
+REPEATS = 6
+"""Draws that are timed: the least and the greatest of six hold the median in 1 - 2 / 2^6 = 97 % of cases."""
+PATIENCE = 10.0
+"""Seconds that timing may take."""
 
-ESTIMATOR: Mapping[Density, str] = {
+ESTIMATOR: Mapping[str, str] = {
     "exact": "log p(x) itself",
     "bound": "a lower bound: log p(x) is at least this",
     "estimate": "a stochastic estimate of log p(x)",
@@ -49,87 +43,16 @@ ESTIMATOR: Mapping[Density, str] = {
 }
 
 
-# -- the result -----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Evaluation:
-    """The figures of one model on one data set. None where a figure does not apply; `notes` say why."""
-
-    model: str
-    kind: Density
-    """What `log_prob` is: exact, a lower bound, an estimate, or nothing."""
-    log_prob: float | None = None
-    """Mean over held-out records, in nats per record and in the data's own units."""
-    log_prob_se: float | None = None
-    """Its standard error over records."""
-    bits_per_dim: float | None = None
-    """Code length of one entry; for records on finite sets only. A bound on log p makes it an upper bound."""
-    bits_per_dim_se: float | None = None
-    estimator: str = ""
-    """How `log_prob` was had."""
-    conditional: bool = False
-    """Whether it is log p(x | condition)."""
-    features: str = ""
-    """The space in which samples are compared."""
-    precision: float | None = None
-    recall: float | None = None
-    density: float | None = None
-    """Quality: mean number of real neighbourhoods around a sample, relative to a perfect model's."""
-    coverage: float | None = None
-    """Coverage: share of real neighbourhoods that hold a sample."""
-    frechet: float | None = None
-    """Squared Fréchet distance of samples from held-out records, in these features. This is no FID."""
-    energy: float | None = None
-    """Energy distance of samples from held-out records, in these features."""
-    real: dict[str, float] = field(default_factory=dict)
-    """The same figures of training records against held-out ones: the yardstick."""
-    kl: float | None = None
-    """KL(p || model) in nats where the data's density p is known; of kind `kind` (from a bound, an upper bound)."""
-    kl_se: float | None = None
-    modes: ModeStatistics | None = None
-    samples_per_second: float | None = None
-    """Median over repeats, on this machine."""
-    sample_batch: int = 0
-    nfe: int | None = None
-    """Network evaluations to draw one batch of samples."""
-    parameters: int = 0
-    training_seconds: float | None = None
-    held_out: int = 0
-    """Held-out records used."""
-    samples: int = 0
-    """Samples drawn for the figures."""
-    seed: int = 0
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; numbers that are not finite become None (JSON has no others)."""
-        state = {f.name: getattr(self, f.name) for f in fields(self)}
-        state["modes"] = None if self.modes is None else self.modes.to_json()
-        return _finite(state)
-
-    @classmethod
-    def from_json(cls, state: Mapping[str, Any]) -> "Evaluation":
-        known = {f.name for f in fields(cls)}
-        values = {k: v for k, v in state.items() if k in known}
-        if values.get("modes"):
-            modes: dict[str, Any] = {k: math.nan if v is None else v for k, v in values["modes"].items()}
-            values["modes"] = ModeStatistics(**modes)
-        return cls(**values)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# -- the work -------------------------------------------------------------------------------------------------------
-
-
-def evaluate(model: Model, data: Any, *, n: int | None = None, seed: int = 0) -> Evaluation:
+def evaluate(
+    model: Model,
+    data: Any,
+    *,
+    n: int | None = None,
+    features: Sequence[str] | Mapping[str, FeatureSpace] | None = None,
+    inception: str | None = None,
+    target: str | None = None,
+    seed: int = 0,
+) -> Evaluation:
     """Every figure that applies to this fitted model, on the held-out records of `data`.
 
     Parameters
@@ -139,7 +62,14 @@ def evaluate(model: Model, data: Any, *, n: int | None = None, seed: int = 0) ->
     data
         A `Data` (its test split is used, or the validation split where there is no test split), or anything `load_data` takes.
     n
-        Held-out records, and samples, to use; None for all held-out records up to 2,000.
+        Held-out records, and samples, to use; None for all held-out records up to 1,000.
+    features
+        Feature spaces to compare samples in, by name: `raw`, `pca`, `random-conv`, `learned`; the first gives the headline figures.
+        None for those that suit the data.
+    inception
+        A safetensors file with the Inception network's weights: its features then give the headline figures, their Fréchet distance a FID.
+    target
+        The column of a table that is predicted after training on samples; None takes the labels of a conditional model.
     seed
         Fixes which records are used, the samples, and the noise of stochastic bounds.
 
@@ -149,22 +79,21 @@ def evaluate(model: Model, data: Any, *, n: int | None = None, seed: int = 0) ->
         The model was not fitted.
     DataError
         There is no held-out record.
+    ConfigError
+        An unknown feature space.
     """
     model._ready("evaluate")
     data = as_data(data)
     result = Evaluation(model.name or type(model).__name__, model.density, seed=seed)
     assert model.spec is not None
     result.conditional = model.spec.condition_dim > 0
-    # Models fitted in closed form keep what they learn in buffers.
-    learnt = list(model.parameters()) or [b for b in model.buffers() if b.is_floating_point()]
-    result.parameters = sum(t.numel() for t in learnt)
-    result.nfe = model.nfe
-    result.training_seconds = getattr(model, "training_seconds", None)
+    result.alarms = [vars(alarm) for alarm in getattr(model, "alarms", ())]
     held_out = pick(_held_out(data), n or RECORDS, seed)
     result.held_out = len(held_out)
+    _cost(result, model)
     _likelihood(result, model, data, held_out, seed)
     if type(model).supports("sample"):
-        _samples(result, model, data, held_out, seed)
+        _samples(result, model, data, held_out, features, inception, target, seed)
     else:
         result.notes.append(f"No samples: {model.unsupported.get('sample', 'this family draws none.')}")
     return result
@@ -177,83 +106,173 @@ def _held_out(data: Data) -> Records:
     raise DataError("There is no held-out record to evaluate on. Leave load_data a test share, such as test=0.1.")
 
 
+def _cost(result: Evaluation, model: Model) -> None:
+    # Models fitted in closed form keep what they learn in buffers.
+    learnt = list(model.parameters()) or [b for b in model.buffers() if b.is_floating_point()]
+    result.figures["parameters"] = Estimate(float(sum(t.numel() for t in learnt)))
+    result.figures["nfe"] = Estimate(float(model.nfe))
+
+
+# -- likelihood -----------------------------------------------------------------------------------------------------
+
+
 def _likelihood(result: Evaluation, model: Model, data: Data, held_out: Records, seed: int) -> None:
     if not type(model).supports("log_prob"):
         result.kind = "none"
         result.estimator = model.unsupported.get("log_prob", ESTIMATOR["none"])
         return
-    assert model.spec is not None
+    spec = model.spec
+    assert spec is not None
     log_prob = model.log_prob(held_out, seed=seed).double()
     result.estimator = model.estimator or ESTIMATOR[result.kind]
+    result.base_measure = "mass" if spec.discrete else "density" if spec.continuous else "mixed"
     lost = int((~log_prob.isfinite()).sum())
     if lost:
         result.notes.append(f"{lost} of {len(log_prob)} held-out records have no finite log-likelihood under this model.")
         return
-    result.log_prob, result.log_prob_se = float(log_prob.mean()), standard_error(log_prob)
-    if model.spec.discrete:
-        bits = bits_per_dim(log_prob, model.spec.dim)
-        result.bits_per_dim, result.bits_per_dim_se = float(bits.mean()), standard_error(bits)
+    result.figures["log_prob"] = metrics.mean_estimate(log_prob)
+    if spec.discrete:
+        result.figures["bits_per_dim"] = metrics.mean_estimate(metrics.bits_per_dim(log_prob, spec.dim))
     truth = data.truth
     if truth is not None and hasattr(truth, "log_prob") and not result.conditional:
         gap = truth.log_prob(_user_tensor(data, held_out.tensor())).double() - log_prob
-        result.kl, result.kl_se = float(gap.mean()), standard_error(gap)
+        result.figures["kl"] = metrics.mean_estimate(gap)
 
 
-def _samples(result: Evaluation, model: Model, data: Data, held_out: Records, seed: int) -> None:
-    spec = data.schema.spec
-    n = len(held_out)
+# -- samples --------------------------------------------------------------------------------------------------------
+
+
+def _samples(
+    result: Evaluation, model: Model, data: Data, held_out: Records, features: Any, inception: str | None, target: str | None, seed: int
+) -> None:
+    n = result.samples = len(held_out)
     condition = held_out.labels() if result.conditional else None
     started = time.perf_counter()
     drawn = model.sample(n, condition=condition, seed=seed)
-    seconds = time.perf_counter() - started
-    result.samples = n
-    _speed(result, model, condition, n, seconds, seed)
+    _speed(result, model, condition, n, time.perf_counter() - started, seed)
     try:
         fake = data.schema.encode(drawn).double()
     except DataError as error:
         result.notes.append(f"The samples are no records of this kind, so they are not compared with any. {error}")
         return
-    train = pick(data.train, FIT_RECORDS, seed).tensor().double()
-    space = FeatureSpace.fit(train, spec)
-    result.features = space.name
-    reference = space(held_out.tensor().double())
-    real = space(pick(data.train, n, seed + 1).tensor().double())
-    if min(n, len(real), len(fake)) <= NEIGHBOURS:
-        result.notes.append(f"Too few records ({min(n, len(fake))}) to compare samples with; more than {NEIGHBOURS} are needed.")
+    reference, train = held_out.tensor().double(), pick(data.train, FIT_RECORDS, seed).tensor().double()
+    real, result.yardstick = _fresh(data, held_out, seed)
+    if min(n, len(real)) <= NEIGHBOURS:
+        result.notes.append(f"Too few records ({min(n, len(real))}) to compare samples with; more than {NEIGHBOURS} are needed.")
         return
-    manifold, result.frechet, result.energy = compare_features(reference, space(fake))
-    result.precision, result.recall, result.density, result.coverage = (
-        manifold.precision,
-        manifold.recall,
-        manifold.density,
-        manifold.coverage,
-    )
-    yardstick, frechet, energy = compare_features(reference, real)
-    result.real = {**vars(yardstick), "frechet": frechet, "energy": energy, "records": float(len(real))}
+    found = features if isinstance(features, Mapping) else _spaces(data, features, inception)
+    names = next((space for space in found.values() if space.classes), None)
+    if names is not None and hasattr(metrics, "class_statistics"):
+        _classes(result, names, reference, fake, real)
+    for i, space in enumerate(found.values()):
+        a, b, t = space(reference), space(fake), space(train)
+        inside = in_space(a, b, seed, every=i == 0) | _copying(result, t, a, b, seed, main=i == 0)
+        if i == 0:
+            result.features, c = space.name, space(real)
+            result.figures |= inside
+            result.real |= in_space(a, c, seed) | _copying(None, t, a, c, seed, main=False)
+        else:
+            result.spaces[space.name] = inside
+    _repeats(result, fake, real, train)
+    _modes(result, data, fake)
+    if data.spec.kind == "table" and hasattr(metrics, "column_fidelity"):
+        from .fidelity import table_figures
+
+        table_figures(result, data, model, held_out, fake, real, condition, target, seed)
+
+
+def _spaces(data: Data, which: Sequence[str] | str | None, inception: str | None) -> dict[str, FeatureSpace]:
+    """The feature spaces, Inception's first when its file is given. Their seed is not the evaluation's: figures share a yardstick."""
+    found = spaces.spaces(data, which=which, inception=inception)
+    return dict(sorted(found.items(), key=lambda pair: pair[0] != "inception")) if inception else found
+
+
+def _fresh(data: Data, held_out: Records, seed: int) -> tuple[Tensor, str]:
+    """Real records to hold the figures of samples against, as many as the held-out ones where there are, and what they are."""
+    n = len(held_out)
+    if len(data.test):
+        rest = data.test.subset(torch.randperm(len(data.test), generator=torch.Generator().manual_seed(seed))[n:])
+        parts = [r.tensor().double() for r in (rest, data.validation) if len(r)]
+        unseen = torch.cat(parts)[:n] if parts else held_out.tensor()[:0]
+        if len(unseen) == n:
+            return unseen, "held-out records that no figure was made with"
+    return pick(data.train, n, seed + 1).tensor().double(), "training records, as no held-out ones are left"
+
+
+def in_space(reference: Tensor, other: Tensor, seed: int = 0, *, every: bool = True) -> dict[str, Estimate]:
+    """The figures of `other` (m, d) against held-out records `reference` (n, d), both as features; only the chief ones unless `every`."""
+    manifold = metrics.precision_recall_density_coverage(reference, other, k=NEIGHBOURS)
+    found = {name: Estimate(getattr(manifold, name)) for name in ("precision", "recall", "density", "coverage")}
+    found |= {"frechet": metrics.frechet(reference, other), "kernel": metrics.kernel_distance(reference, other)}
+    if every:
+        found |= {
+            "mmd": metrics.kernel_distance(reference, other, kernel="gaussian"),
+            "energy": metrics.energy_distance(reference, other),
+            "sliced": metrics.sliced_wasserstein(reference, other),
+        }
+    return found
+
+
+def _copying(result: Evaluation | None, train: Tensor, held: Tensor, fake: Tensor, seed: int, *, main: bool) -> dict[str, Estimate]:
+    test = metrics.data_copying(train, held, fake, seed=seed)
+    if main and result is not None:
+        result.copying = test.verdict
+    found = {
+        "copying": Estimate(test.z, test.z - 1.96, test.z + 1.96, 1.0, len(fake), "normal"),
+        "copied_share": metrics.copied_share(train, held, fake),
+    }
+    with contextlib.suppress(DataError):  # every held-out record repeats a training record: the verdict says how little that leaves to see
+        found["distance_ratio"] = metrics.distance_ratio(train, held, fake)
+    return found
+
+
+def _repeats(result: Evaluation, fake: Tensor, real: Tensor, train: Tensor) -> None:
+    """Samples that repeat each other or a training record, entry by entry."""
+    fake, real, train = fake.flatten(1), real.flatten(1), train.flatten(1)
+    result.figures["duplicates"] = metrics.duplicate_share(fake, real)
+    result.real["duplicates"] = metrics.duplicate_share(real, real)
+    result.figures["copies"], result.real["copies"] = metrics.copy_share(fake, train), metrics.copy_share(real, train)
+
+
+def _classes(result: Evaluation, space: FeatureSpace, reference: Tensor, fake: Tensor, real: Tensor) -> None:
+    """Which classes a classifier of the training split finds in samples, held against what it finds in held-out records."""
+    expected, classes = space.classify(reference), len(space.classes)
+    for x, into in ((fake, result.figures), (real, result.real)):
+        found = metrics.class_statistics(expected, space.classify(x), classes)
+        into["classes_captured"], into["class_kl"] = Estimate(float(found.captured)), found.kl
+    result.modes = classes
+
+
+def _modes(result: Evaluation, data: Data, fake: Tensor) -> None:
     truth = data.truth
-    if truth is not None and getattr(truth, "means", None) is not None:
-        result.modes = mode_statistics(_user_tensor(data, fake), truth.means, truth.sd, getattr(truth, "weights", None))
-
-
-def compare_features(reference: Tensor, other: Tensor) -> tuple[Manifold, float, float]:
-    """Precision, recall, density and coverage; the Fréchet distance; the energy distance, of two sets of features."""
-    return (
-        precision_recall_density_coverage(reference, other, k=NEIGHBOURS),
-        frechet_distance(*moments(reference), *moments(other)),
-        energy_distance(reference, other).value,
-    )
+    if truth is None or getattr(truth, "means", None) is None:
+        return
+    found = metrics.mode_statistics(_user_tensor(data, fake), truth.means, truth.sd, getattr(truth, "weights", None))
+    result.modes = found.modes
+    result.figures |= {
+        "modes_captured": Estimate(float(found.captured)),
+        "mode_share": Estimate(found.share),
+        "mode_reverse_kl": Estimate(found.reverse_kl),
+        "mode_spread": Estimate(found.spread),
+    }
+    result.real["mode_share"], result.real["mode_spread"] = Estimate(found.share_of_truth), Estimate(1.0)
 
 
 def _speed(result: Evaluation, model: Model, condition: Any, n: int, seconds: float, seed: int) -> None:
-    """Samples per second: the median of three more draws, or the one there was where it took long."""
+    """Samples per second: the median of some more draws, or the one there was where it took long."""
     rates, batch = [n / seconds], n
-    if seconds < 10:
-        rates, batch = [], min(n, 256)
-        for repeat in range(3):
+    if seconds < PATIENCE:
+        rates, batch, began = [], min(n, 256), time.perf_counter()
+        while len(rates) < REPEATS and (not rates or time.perf_counter() - began < PATIENCE):
             started = time.perf_counter()
-            model.sample(batch, condition=None if condition is None else condition[:batch], seed=seed + repeat)
+            model.sample(batch, condition=None if condition is None else condition[:batch], seed=seed + len(rates))
             rates.append(batch / (time.perf_counter() - started))
-    result.samples_per_second, result.sample_batch = sorted(rates)[len(rates) // 2], batch
+    result.sample_batch = batch
+    middle = float(torch.tensor(rates).median())
+    whole = len(rates) == REPEATS
+    result.figures["samples_per_second"] = (
+        Estimate(middle, min(rates), max(rates), n=REPEATS, method="least and greatest of six") if whole else Estimate(middle, n=len(rates))
+    )
 
 
 def _user_tensor(data: Data, x: Tensor) -> Tensor:

@@ -101,12 +101,19 @@ FIGURES: Mapping[str, About] = {
     ),
     # -- copying
     "copying": About(
-        "C_T",
+        "copying z",
         "copying",
         "zero",
-        "Whether samples lie nearer to training records than held-out records do: below −3 they copy, far above 3 they underfit.",
+        "The data-copying test C_T in its own standard deviations: below −3, samples lie nearer to training records than held-out records "
+        "do and the model copies; above 3 they lie farther and it underfits.",
         "standard deviations",
         "Meehan et al. 2020",
+    ),
+    "copied_share": About(
+        "copied",
+        "copying",
+        "low",
+        "Share of samples that lie nearer to a training record than held-out records account for.",
     ),
     "distance_ratio": About(
         "distance ratio",

@@ -121,47 +121,55 @@ def show_model(model: Any) -> None:
     _print(table)
 
 
-def figures(result: Any) -> list[tuple[str, str]]:
-    """(name, value ± error with unit and kind) of each figure that an evaluation holds."""
-
-    def number(name: str, error: float | None = None) -> str:
-        value = getattr(result, name)
-        return f"{value:.4g}" if error is None else f"{value:.4f} ± {error:.4f}"
+def figures(result: Any) -> list[tuple[str, ...]]:
+    """(group, name, value with its unit, 95 % interval, the same of real records) of each figure that an evaluation holds, by group."""
+    from ..figures import FIGURES
 
     rows = []
-    if result.log_prob is not None:
-        rows.append(("log p(x)", f"{number('log_prob', result.log_prob_se)} nats per record ({result.kind})"))
-    if result.bits_per_dim is not None:
-        rows.append(("bits/dim", f"{number('bits_per_dim', result.bits_per_dim_se)} ({result.kind})"))
-    if result.kl is not None:
-        rows.append(("KL(p || model)", f"{number('kl', result.kl_se)} nats ({result.kind})"))
-    for name in ("precision", "recall", "density", "coverage", "frechet", "energy"):
-        if getattr(result, name) is not None:
-            real = result.real.get(name)
-            rows.append((name, number(name) + (f"   (real records: {real:.4g})" if real is not None else "")))
-    if result.modes is not None:
-        rows.extend((f"modes: {k}", f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in result.modes.to_json().items())
-    if result.samples_per_second is not None:
-        rows.append(("samples per second", f"{result.samples_per_second:.4g}"))
-    if result.nfe is not None:
-        rows.append(("network evaluations", str(result.nfe)))
-    rows.append(("parameters", f"{result.parameters:,}"))
+    for name, about in FIGURES.items():
+        found, real = result.figures.get(name), result.real.get(name)
+        if found is None:
+            continue
+        kind = f" ({result.kind})" if about.group == "likelihood" else ""
+        of = f" of {result.modes}" if name in ("modes_captured", "classes_captured") and result.modes else ""
+        unit = "" if about.unit.startswith(("squared", "feature", "1/s", "standard")) else about.unit
+        between = f"{_short(found.low)} to {_short(found.high)}" if found.known else ""
+        cells = (f"{_short(found.value)}{of} {unit}{kind}".replace("  ", " ").strip(), between, _short(real.value) if real else "")
+        rows.append((about.group, about.label, *cells))
     return rows
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def show_evaluation(result: Any) -> None:
     """The figures of one model, and what they were measured on."""
-    table = _table("figure", result.model)
-    for name, value in figures(result):
-        table.add_row(name, value)
+    table, last = _table("", "figure", result.model, "95 % interval", "real records"), ""
+    for group, *cells in figures(result):
+        table.add_row("" if group == last else group, *cells)
+        last = group
     _print(table)
     click.echo(f"{result.held_out} held-out records, {result.samples} samples.")
     if result.estimator:
-        click.echo(f"log p(x): {result.estimator.rstrip('.')}.")
+        measure = {"mass": " A probability of discrete values.", "density": " A density in the data's own units."}
+        given = " Given each record's own label." if result.conditional else ""
+        click.echo(f"log p(x): {result.estimator.rstrip('.')}.{measure.get(result.base_measure, '')}{given}")
     if result.features:
-        click.echo(f"Samples are compared in {result.features}.")
+        click.echo(f"Samples are compared in {result.features}. Real records: {result.yardstick}.")
+    for space, found in result.spaces.items():
+        parts = (f"{FIGURES_SHOWN[k]} {_short(v.value)}" for k, v in found.items() if k in FIGURES_SHOWN)
+        click.echo(f"In {space}: {', '.join(parts)}.")
+    if result.copying:
+        click.echo(f"Copying: {result.copying}")
+    for alarm in result.alarms:
+        click.echo(f"Training warned at step {alarm['step']}: {alarm['says']} {alarm['remedy']}")
     for note in result.notes:
         click.echo(f"Note: {note}")
+
+
+FIGURES_SHOWN = {"density": "density", "coverage": "coverage", "frechet": "Fréchet", "kernel": "kernel distance", "copying": "C_T"}
+"""What is said of the further feature spaces."""
 
 
 def show_known(answers: Iterable[tuple[str, Any]]) -> bool:

@@ -14,8 +14,8 @@ def line(job: Job) -> str:
     if job.row.error is not None:
         return f"{job.name}: failed after {seconds}: {job.row.error}"
     found = job.row.evaluation
-    if found is not None and found.log_prob is not None:
-        return f"{job.name}: done in {seconds}, {found.kind} log-likelihood {found.log_prob:.2f} nats"
+    if found is not None and (log_prob := found.value("log_prob")) is not None:
+        return f"{job.name}: done in {seconds}, {found.kind} log-likelihood {log_prob:.2f} nats"
     return f"{job.name}: {job.state}" + ("" if job.state == "waiting" else f", {seconds}")
 
 

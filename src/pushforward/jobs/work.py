@@ -18,6 +18,7 @@ from .. import store
 from ..data import Data
 from ..errors import DataError, PushforwardError, RunError
 from ..evaluate import Evaluation, evaluate
+from ..metrics import Estimate
 from ..model import Density, Model
 from ..objective import Training
 from ..report.plots import grid_of
@@ -43,7 +44,9 @@ def run_job(model: Model, data: Data, run: Path, fit: Mapping[str, Any], *, cond
             store.Run.open(run).log([{"step": 0, "seconds": time.perf_counter() - started}])
     result = evaluate(model, data, n=n, seed=fit.get("seed", 0))
     history = store.Run.open(run).history()
-    result.training_seconds = next((row["seconds"] for row in reversed(history) if "seconds" in row), None)
+    seconds = next((row["seconds"] for row in reversed(history) if "seconds" in row), None)
+    if seconds is not None:
+        result.figures["training_seconds"] = Estimate(float(seconds))
     store.write_tensors(run / "samples.safetensors", _pictures(model, data, result, fit.get("seed", 0)))
     store.write_json(run / "evaluation.json", result.to_json())
     return result

@@ -46,16 +46,17 @@ class Entry:
     def seeds(self) -> int:
         return sum(r.evaluation is not None for r in self.rows)
 
-    def figure(self, name: str, error: str | None = None) -> Figure | None:
+    def figure(self, name: str) -> Figure | None:
         """The mean of a figure over seeds, None where it does not apply."""
         done = [r.evaluation for r in self.rows if r.evaluation is not None]
-        values = [v for v in (getattr(e, name) for e in done) if v is not None]
+        values = [v for v in (e.value(name) for e in done) if v is not None]
         if not values:
             return None
         mean = sum(values) / len(values)
         if len(values) > 1:
             return Figure(mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)))
-        return Figure(mean, None if error is None else getattr(done[0], error))
+        error = done[0].figures[name].stderr
+        return Figure(mean, error if math.isfinite(error) else None)
 
 
 def entries(comparison: "Comparison") -> list[Entry]:
@@ -65,7 +66,8 @@ def entries(comparison: "Comparison") -> list[Entry]:
 
 def real(comparison: "Comparison") -> dict[str, float]:
     """What real training records score against the held-out ones: the yardstick."""
-    return next((r.evaluation.real for r in comparison.rows if r.evaluation is not None and r.evaluation.real), {})
+    found = next((r.evaluation.real for r in comparison.rows if r.evaluation is not None and r.evaluation.real), {})
+    return {name: estimate.value for name, estimate in found.items()}
 
 
 # -- numbers --------------------------------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ def _print(comparison, console) -> None:
         if e.error is not None:
             continue
         mark, below = MARK[e.kind], {"bound": "≤ "}.get(e.kind, MARK[e.kind])
-        likelihood, bits = e.figure("log_prob", "log_prob_se"), e.figure("bits_per_dim", "bits_per_dim_se")
+        likelihood, bits = e.figure("log_prob"), e.figure("bits_per_dim")
         nfe, size, speed, seconds = (e.figure(k) for k in ("nfe", "parameters", "samples_per_second", "training_seconds"))
         table.add_row(
             escape(e.label),
@@ -189,7 +191,7 @@ def _print_modes(found: list[Entry], console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    known = [e for e in found if any(r.evaluation and (r.evaluation.modes or r.evaluation.kl is not None) for r in e.rows)]
+    known = [e for e in found if any(r.evaluation and {"modes_captured", "kl"} & set(r.evaluation.figures) for r in e.rows)]
     if not known:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -202,22 +204,15 @@ def _print_modes(found: list[Entry], console) -> None:
 
 def mode_cells(e: Entry) -> list[str]:
     """KL from the known density, modes captured, share within 3 sd, reverse KL and spread, as text."""
-    kl, mark = e.figure("kl", "kl_se"), {"bound": "≤ ", "estimate": "≈ "}.get(e.kind, "")
+    kl, mark = e.figure("kl"), {"bound": "≤ ", "estimate": "≈ "}.get(e.kind, "")
     first = f"{mark}{with_spread(kl)}" if kl else "–"
-    modes = [r.evaluation.modes for r in e.rows if r.evaluation is not None and r.evaluation.modes is not None]
-    if not modes:
+    captured = e.figure("modes_captured")
+    if captured is None:
         return [first, "–", "–", "–", "–"]
-
-    def mean(name: str) -> float:
-        return sum(getattr(m, name) for m in modes) / len(modes)
-
-    return [
-        first,
-        f"{mean('captured'):.3g} of {modes[0].modes}",
-        f"{mean('share'):.1%}",
-        number(mean("reverse_kl")),
-        number(mean("spread")),
-    ]
+    among = next(r.evaluation.modes for r in e.rows if r.evaluation is not None and r.evaluation.modes is not None)
+    share = e.figure("mode_share")
+    rest = [number(f.value if (f := e.figure(k)) else None) for k in ("mode_reverse_kl", "mode_spread")]
+    return [first, f"{captured.value:.3g} of {among}", f"{share.value:.1%}" if share else "–", *rest]
 
 
 def failures(comparison: "Comparison") -> list[tuple[str, str, str]]:

@@ -65,7 +65,7 @@ def render(comparison: "Comparison") -> str:
         cells={e.key: _cells(e, done) for e in done},
         yardstick=_yardstick(comparison, done),
         modes={
-            e.key: mode_cells(e) for e in done if any(r.evaluation and (r.evaluation.kl is not None or r.evaluation.modes) for r in e.rows)
+            e.key: mode_cells(e) for e in done if any(r.evaluation and {"modes_captured", "kl"} & set(r.evaluation.figures) for r in e.rows)
         },
         failures=failures(comparison),
         notes=[n for n in notes(comparison) if n],
@@ -207,7 +207,7 @@ def _cells(e: Entry, done: Sequence[Entry]) -> list[Cell]:
 
 
 def _cell(e: Entry, name: str, heading: str, done: Sequence[Entry]) -> Cell:
-    figure = e.figure(name, {"log_prob": "log_prob_se", "bits_per_dim": "bits_per_dim_se"}.get(name))
+    figure = e.figure(name)
     if figure is None:
         return Cell(heading, "–", ("no likelihood",) if name == "log_prob" and e.kind == "none" else ())
     values = [(f.value, other.kind) for other in done if (f := other.figure(name)) is not None]
@@ -237,7 +237,9 @@ def _cell(e: Entry, name: str, heading: str, done: Sequence[Entry]) -> Cell:
 def _merit(name: str, value: float, e: Entry) -> float:
     """A figure as something of which more is better. Density beyond that of real records is crowding, no merit."""
     if name == "density":
-        target = next((r.evaluation.real.get("density", 1.0) for r in e.rows if r.evaluation is not None), 1.0)
+        target = next(
+            (r.evaluation.real["density"].value for r in e.rows if r.evaluation is not None and "density" in r.evaluation.real), 1.0
+        )
         return -abs(value - target)
     return -value if name in ("bits_per_dim", "frechet") else value
 
