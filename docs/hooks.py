@@ -26,6 +26,7 @@ def on_config(config: Any) -> Any:
         {"Getting started": "start.md"},
         {"Your own data": "data.md"},
         {"Comparing": "comparing.md"},
+        {"Trusting a number": [{"How": "trusting.md"}, {"Every figure": "figures.md"}]},
         {"Models": [{"All": "models/index.md"}, *({name: f"models/{name}.md"} for name in catalog())]},
         {"Results": "results.md"},
         {"Adding a model": "contributing.md"},
@@ -40,6 +41,7 @@ def on_files(files: Files, config: Any) -> Files:
     root = Path(__file__).parent.parent
     pages = {
         "results.md": tables.page(),
+        "figures.md": tables.figures(),
         "contributing.md": (root / "CONTRIBUTING.md").read_text(encoding="utf-8"),
         "changelog.md": (root / "CHANGELOG.md").read_text(encoding="utf-8"),
         "models/index.md": _models(),

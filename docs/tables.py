@@ -65,11 +65,33 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+MANY = 6
+"""An experiment with more targets than this is one line of the README, and one for each that was missed; the results page has them all."""
+
+
 def readme() -> str:
     """The README's table: the figures that have a target, met or not."""
     rows = []
     for result in load():
         aimed = [f for f in result["figures"] if f.get("target") is not None]
+        if len(aimed) > MANY:
+            missed = [f for f in aimed if not f.get("holds")]
+            met = len(aimed) - len(missed)
+            whole = {"name": "targets met", "value": f"{met} of {len(aimed)}", "target": "all", "holds": not missed}
+            aimed = [whole, *missed]
         if aimed:
             rows += table(aimed, result["experiment"]).splitlines()[2 if rows else 0 :]
     return "\n".join(rows) if rows else "*No experiment has been run yet.*"
+
+
+def figures() -> str:
+    """Every figure that an evaluation may hold, by the question that it answers."""
+    from pushforward.figures import FIGURES
+
+    better = {"high": "higher", "low": "lower", "one": "1", "half": "0.5", "zero": "0", "none": ""}
+    rows = ["| question | figure | what it says | unit | best | source |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, about in FIGURES.items():
+        cells = (about.group, f"{about.label} (`{name}`)", about.text, about.unit, better[about.better], about.source)
+        rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    lead = "Made from `pushforward.figures.FIGURES`, where the terminal and the report take their words from as well."
+    return "\n\n".join(["# Every figure", lead, "\n".join(rows)]) + "\n"
