@@ -4,6 +4,7 @@ Sets of points are (n, d) float tensors of *features* (`evaluate.py` chooses whi
 belongs to the Fréchet distance in the features of one particular network.
 """
 
+from .answers import known_answers
 from .copying import CopyingTest, copied_share, copy_share, data_copying, distance_ratio, duplicate_share, mann_whitney_z, nearest
 from .estimate import Estimate
 from .frechet import frechet, frechet_between, frechet_distance
@@ -37,6 +38,7 @@ __all__ = [
     "frechet_distance",
     "mann_whitney_z",
     "kernel_distance",
+    "known_answers",
     "mean_estimate",
     "mode_statistics",
     "moments",
