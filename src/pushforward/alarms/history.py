@@ -150,14 +150,14 @@ class History:
         noise = statistics.median(wobble) / (0.6745 * math.sqrt(1.5))
         now = statistics.median(held[-3:])
         rise, fall, gained = now - held[best], train[best] - statistics.median(train[-3:]), held[0] - held[best]
-        if rise > 4 * noise and rise > 0.05 * gained and fall > 0.05 * (max(train) - min(train)):
+        if rise > 4 * noise and rise > 0.1 * gained and fall > 0.05 * (max(train) - min(train)):
             says = (
                 f"The validation loss was least at step {steps[best]:,} ({held[best]:.4g}) and has risen by {rise:.3g} since, while the "
                 f"training loss fell by {fall:.3g}: the model learns its records by heart."
             )
             if loop.best is not None:
                 says += f" The weights of step {steps[best]:,} are kept."
-            severity = rise / max(4 * noise, 0.05 * gained, 1e-12)
+            severity = rise / max(4 * noise, 0.1 * gained, 1e-12)
             return Finding(
                 severity,
                 says,

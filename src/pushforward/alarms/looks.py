@@ -23,7 +23,7 @@ DRAWN = 512
 """Samples in a look."""
 CELLS = 32
 """Cells that the training records are divided into; a look expects 16 samples in each."""
-MISSING = 0.35
+MISSING = 0.45
 """Share of the records in cells that samples miss, above which modes have collapsed."""
 
 
