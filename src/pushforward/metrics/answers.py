@@ -79,7 +79,11 @@ def _points() -> Iterator[Known]:
 
 def _expectations() -> Iterator[Known]:
     yield Known(
-        "E[coverage] of 2 among 2, k = 1", 2 / 3, expected_coverage(2, 2, 1), EPS, "the other real point is nearer in a third of cases"
+        "expected coverage of 2 among 2, k = 1",
+        2 / 3,
+        expected_coverage(2, 2, 1),
+        EPS,
+        "the other real point is nearer in a third of cases",
     )
     n, repeats = 100, 40
     pairs = [(_randn(n, 3, seed=100 + 2 * s), _randn(n, 3, seed=101 + 2 * s)) for s in range(repeats)]
@@ -87,4 +91,6 @@ def _expectations() -> Iterator[Known]:
     for name, exact in (("density", 1.0), ("coverage", expected_coverage(n, n))):
         values = torch.tensor([getattr(m, name) for m in found], dtype=torch.float64)
         error = float(values.std()) / math.sqrt(repeats)
-        yield Known(f"E[{name}] of equal distributions", exact, float(values.mean()), 5 * error, f"5 standard errors of {repeats} sets")
+        yield Known(
+            f"expected {name} of equal distributions", exact, float(values.mean()), 5 * error, f"5 standard errors of {repeats} sets"
+        )
