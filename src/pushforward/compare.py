@@ -11,6 +11,7 @@ OUT/runs/LABEL-SEED/            the run folder, with `evaluation.json`, `samples
 OUT/jobs/LABEL-SEED.json, .log  what the job was asked, and what it printed
 OUT/jobs/LABEL-SEED.answer.json what it answered
 OUT/jobs/data.safetensors       the records, as all jobs saw them
+OUT/jobs/spaces.safetensors     the feature spaces, as all jobs saw them
 ==============================  =========================================================================
 """
 
@@ -94,7 +95,7 @@ class Comparison:
         return cls(rank(rows), take_over(path / "jobs"), path, found["budget"], tuple(found["seeds"]), found["seconds"], found["created"])
 
     def __str__(self) -> str:
-        from .report.leaderboard import as_text
+        from .report.terminal import as_text
 
         return as_text(self)
 
@@ -165,6 +166,9 @@ def compare(
     workers: int | None = None,
     address: str | None = None,
     n: int | None = None,
+    features: Sequence[str] | None = None,
+    inception: str | None = None,
+    target: str | None = None,
     resume: bool = False,
     progress: bool = True,
     **settings: Any,
@@ -193,7 +197,10 @@ def compare(
         None for processes of this machine; or a Ray cluster: `auto` for one that runs, `ray://HOST:PORT`, or `local` to start one here
         (needs the ray extra).
     n
-        Held-out records and samples to evaluate with; None for all up to 2,000.
+        Held-out records and samples to evaluate with; None for all up to 1,000.
+    features, inception, target
+        As `evaluate` takes them: the feature spaces in which samples are compared (made once, and the same for all models), a file with
+        Inception's weights, and the column that is predicted after training on samples.
     resume
         True to go on with the comparison in `out`, which was stopped: what is finished stays, trainings go on from their last
         checkpoints, and what failed is tried again. The rest of the question may be left out; where it is given, it must be the same.
@@ -215,10 +222,12 @@ def compare(
         raise ConfigError("compare takes seeds=(0, 1, ...), one or several, instead of seed.")
     budget = {k: v for k, v in zip(BUDGETS, (minutes, steps, epochs)) if v is not None}
     if resume:
-        plan = _resumed(models, data, budget, settings, seeds, condition, n, out)
+        measured = {"n": n, "features": features, "inception": inception, "target": target}
+        plan = _resumed(models, data, budget, settings, seeds, condition, {k: v for k, v in measured.items() if v is not None}, out)
     else:
         data = as_data("digits" if data is None else data)
-        plan = Plan(Path(), _as_models(models, data.spec), data, {**(budget or {"minutes": 1.0}), **settings}, _seeds(seeds), condition, n)
+        fit = {**(budget or {"minutes": 1.0}), **settings}
+        plan = Plan(Path(), _as_models(models, data.spec), data, fit, _seeds(seeds), condition, n, features, inception, target)
         _check(plan)
         plan.path = _new_folder(out)
         plan.write()
@@ -234,7 +243,7 @@ def compare(
 
                 on_ray(left, plan.data, plan.path, address, workers, progress)
             elif workers == 0:
-                in_turn(left, plan.data, progress)
+                in_turn(left, plan.data, plan.path, progress)
             elif left:
                 at_once(left, plan.data, plan.path, at_most(workers, len(left)), progress, lock)
     except KeyboardInterrupt:
@@ -294,7 +303,7 @@ def _resumed(
     settings: Mapping[str, Any],
     seeds: int | Sequence[int],
     condition: bool,
-    n: int | None,
+    measured: Mapping[str, Any],
     out: str | Path | None,
 ) -> Plan:
     """The plan in `out`, where it is the one that was asked for."""
@@ -316,8 +325,7 @@ def _resumed(
         now["seeds"] = _seeds(seeds)
     if condition:
         now["condition"] = condition
-    if n is not None:
-        now["n"] = n
+    now |= measured
     if found := differences(store.read_json(path / PLAN), now):
         raise ConfigError(
             f"{path} holds the answer to another question ({'; '.join(found)}). Leave out what differs, or begin anew with another out=."

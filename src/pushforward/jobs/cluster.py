@@ -1,8 +1,8 @@
 """Many jobs at once, as tasks of a Ray cluster.
 
-A task gets the job's JSON and the records' safetensors file as bytes, and gives back its answer as JSON and the files of its run folder as
-bytes. Where the workers see the comparison's own folder (one machine, or a shared disk), they work there instead: then trainings that are
-stopped go on from their checkpoints. Workers need the same version of pushforward.
+A task gets the job's JSON and the files of records and feature spaces as bytes, and gives back its answer as JSON and the files of its run
+folder as bytes. Where the workers see the comparison's own folder (one machine, or a shared disk), they work there instead: then trainings
+that are stopped go on from their checkpoints. Workers need the same version of pushforward.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from .. import store
 from ..data import Data
 from ..errors import ConfigError, RunError
-from .handover import FILE
+from .handover import FILE, SPACES
 from .plan import PLAN, Job, fill
 from .processes import announce
 from .progress import Progress
@@ -63,7 +63,7 @@ def _drive(ray: Any, jobs: Sequence[Job], data: Data, path: Path, workers: int |
     announce(jobs, most, path, progress)
     # max_calls=1: a fresh process for each job, as on one machine; a job is not tried twice behind our back.
     task = ray.remote(max_calls=1, max_retries=0, num_cpus=threads, num_gpus=min(1, gpus))(work)
-    records = ray.put((path / "jobs" / FILE).read_bytes())
+    records, spaces = (ray.put((path / "jobs" / file).read_bytes()) for file in (FILE, SPACES))
     token = _token(path)
     waiting, running = list(jobs), dict[Any, Job]()
     try:
@@ -77,7 +77,7 @@ def _drive(ray: Any, jobs: Sequence[Job], data: Data, path: Path, workers: int |
                         asked = job.asked(threads)
                         store.write_json(job.folder / f"{job.name}.json", asked)
                         job.answered.unlink(missing_ok=True)
-                        running[task.remote(json.dumps(asked), records, str(path.resolve()), token)] = job
+                        running[task.remote(json.dumps(asked), records, spaces, str(path.resolve()), token)] = job
                 done, _ = ray.wait(list(running), num_returns=1, timeout=0.2) if running else ([], [])
                 for reference in done:
                     _finish(ray, reference, running.pop(reference))
@@ -119,7 +119,7 @@ def _token(path: Path) -> str:
 # -- on the worker --------------------------------------------------------------------------------------------------
 
 
-def work(asked: str, records: bytes, path: str, token: str) -> tuple[str, dict[str, bytes]]:
+def work(asked: str, records: bytes, spaces: bytes, path: str, token: str) -> tuple[str, dict[str, bytes]]:
     """Do the job in `path` where it is seen here, else in a temporary folder whose files travel back: (answer, files)."""
     from .work import carried_out
 
@@ -136,5 +136,6 @@ def work(asked: str, records: bytes, path: str, token: str) -> tuple[str, dict[s
         folder.mkdir()
         run.parent.mkdir()
         (folder / FILE).write_bytes(records)
+        (folder / SPACES).write_bytes(spaces)
         answer = carried_out(job, folder, run)
         return json.dumps(answer), {str(f.relative_to(run)): f.read_bytes() for f in run.rglob("*") if f.is_file()}

@@ -1,12 +1,15 @@
-"""The records, handed to the jobs as one safetensors file."""
+"""The records and the feature spaces, handed to the jobs as one safetensors file each."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import store
 from ..data import Data, Records, Schema, reload
+from ..spaces import FeatureSpace, read_spaces, spaces, write_spaces
 
 SPLITS = ("train", "validation", "test")
 FILE = "data.safetensors"
+SPACES = "spaces.safetensors"
 
 
 def hand_over(data: Data, folder: Path) -> None:
@@ -31,3 +34,14 @@ def take_over(folder: Path) -> Data:
     # The exact density of a built-in set: only its source can bring it back.
     truth = reload(meta).truth if meta["truth"] and meta["source"] is not None else None
     return Data(schema, train, validation, test, meta["source"], truth, tensors.get("order"), tuple(meta["notes"]))
+
+
+def hand_over_spaces(data: Data, folder: Path, which: Sequence[str] | None = None, inception: str | None = None) -> None:
+    """Make the feature spaces, once for all jobs, and write them there; Inception's leads where its file is given."""
+    found = spaces(data, which=which, inception=inception)
+    write_spaces(folder / SPACES, dict(sorted(found.items(), key=lambda pair: pair[0] != "inception")))
+
+
+def take_over_spaces(folder: Path) -> dict[str, FeatureSpace]:
+    """Read what `hand_over_spaces` wrote."""
+    return read_spaces(folder / SPACES)

@@ -17,10 +17,12 @@ from ..errors import ConfigError, RunError
 from ..evaluate import Evaluation
 from ..model import Model
 from ..models import catalog, from_config
-from .handover import FILE, hand_over, take_over
+from .handover import FILE, SPACES, hand_over, hand_over_spaces, take_over
 
 PLAN = "comparison-plan.json"
 BUDGETS = ("minutes", "steps", "epochs")
+MEASURES = ("n", "features", "inception", "target")
+"""What says how models are measured."""
 UNFINISHED = "It had not finished when the comparison was stopped."
 
 
@@ -69,7 +71,8 @@ class Job:
     model: Model
     fit: dict[str, Any]
     condition: bool
-    n: int | None
+    measure: dict[str, Any]
+    """Arguments of `evaluate` that are plain values."""
     started: float = 0.0
 
     @property
@@ -102,7 +105,7 @@ class Job:
             "run": str(self.row.run.resolve()),
             "fit": self.fit,
             "condition": self.condition,
-            "n": self.n,
+            "measure": self.measure,
             "threads": threads,
         }
 
@@ -134,6 +137,9 @@ class Plan:
     seeds: tuple[int, ...]
     condition: bool = False
     n: int | None = None
+    features: Sequence[str] | None = None
+    inception: str | None = None
+    target: str | None = None
     created: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M %Z"))
 
     def to_json(self) -> dict[str, Any]:
@@ -143,16 +149,17 @@ class Plan:
             "fit": self.fit,
             "seeds": list(self.seeds),
             "condition": self.condition,
-            "n": self.n,
+            **{k: getattr(self, k) for k in MEASURES},
             "created": self.created,
             "versions": store.versions(),
         }
 
     def write(self) -> None:
-        """Make the folder: the records first, the plan last, so that a plan can always be followed."""
+        """Make the folder: records and feature spaces first, the plan last, so that a plan can always be followed."""
         (self.path / "runs").mkdir(parents=True, exist_ok=True)
         (self.path / "jobs").mkdir(exist_ok=True)
         hand_over(self.data, self.path / "jobs")
+        hand_over_spaces(self.data, self.path / "jobs", self.features, self.inception)
         store.write_json(self.path / PLAN, self.to_json())
 
     @classmethod
@@ -167,12 +174,17 @@ class Plan:
             data = take_over(path / "jobs")
         elif not (path / "jobs" / FILE).exists():
             hand_over(data, path / "jobs")
-        return cls(path, list(models), data, found["fit"], tuple(found["seeds"]), found["condition"], found["n"], found["created"])
+        plan = cls(path, list(models), data, found["fit"], tuple(found["seeds"]), found["condition"], *(found[k] for k in MEASURES))
+        plan.created = found["created"]
+        if not (path / "jobs" / SPACES).exists():
+            hand_over_spaces(data, path / "jobs", plan.features, plan.inception)
+        return plan
 
     def jobs(self) -> list[Job]:
         """One for each model and seed, with the answers of those that were finished before."""
+        measure = {"n": self.n, "target": self.target}
         made = [
-            Job(self._row(label, model, seed), model, {**self.fit, "seed": seed, "progress": False}, self.condition, self.n)
+            Job(self._row(label, model, seed), model, {**self.fit, "seed": seed, "progress": False}, self.condition, measure)
             for label, model in zip(labels(self.models), self.models)
             for seed in self.seeds
         ]

@@ -15,39 +15,58 @@ from typing import Any
 import torch
 
 from .. import store
+from ..alarms import alarms_of
 from ..data import Data
 from ..errors import DataError, PushforwardError, RunError
 from ..evaluate import Evaluation, evaluate
-from ..metrics import Estimate
+from ..metrics import Estimate, nearest
 from ..model import Density, Model
 from ..objective import Training
 from ..report.plots import grid_of
-from .handover import take_over
+from ..spaces import FIT_RECORDS, FeatureSpace, pick
+from .handover import take_over, take_over_spaces
 from .plan import Job, fill, remade
 from .progress import line
 
 GRID: Mapping[Density, int] = {"exact": 200, "bound": 80, "estimate": 60}
 """Points along each axis of the picture of a 2-D density: fewer where each costs many network evaluations."""
+NEIGHBOURS = 10
+"""Samples of which the nearest training records are kept."""
 PATIENCE = 10.0
 """Seconds that a job has to save a checkpoint when it is told to stop."""
 
 
-def run_job(model: Model, data: Data, run: Path, fit: Mapping[str, Any], *, condition: bool = False, n: int | None = None) -> Evaluation:
+def run_job(
+    model: Model,
+    data: Data,
+    run: Path,
+    fit: Mapping[str, Any],
+    *,
+    condition: bool = False,
+    features: Mapping[str, FeatureSpace] | None = None,
+    memory: bool = False,
+    **measure: Any,
+) -> Evaluation:
     """Fit `model`, evaluate it, and leave the run folder with its evaluation and samples.
 
-    What an earlier attempt left in `run` is used: weights are evaluated only, a checkpoint is gone on from.
+    What an earlier attempt left in `run` is used: weights are evaluated only, a checkpoint is gone on from. `memory` says that this
+    process is the job's own, so that its memory is a figure; `measure` goes to `evaluate`.
     """
     if not _taken_up(model, data, run, condition):
         started = time.perf_counter()
         model.fit(data, condition=True if condition else None, out=run, **fit)
         if not store.Run.open(run).history():  # models without a loop have only the wall's clock
             store.Run.open(run).log([{"step": 0, "seconds": time.perf_counter() - started}])
-    result = evaluate(model, data, n=n, seed=fit.get("seed", 0))
-    history = store.Run.open(run).history()
-    seconds = next((row["seconds"] for row in reversed(history) if "seconds" in row), None)
+    seed = fit.get("seed", 0)
+    result = evaluate(model, data, features=features, seed=seed, **measure)
+    found = store.Run.open(run)
+    result.alarms = [vars(alarm) for alarm in alarms_of(found)]  # also of a training that another process did
+    seconds = next((row["seconds"] for row in reversed(found.history()) if "seconds" in row), None)
     if seconds is not None:
         result.figures["training_seconds"] = Estimate(float(seconds))
-    store.write_tensors(run / "samples.safetensors", _pictures(model, data, result, fit.get("seed", 0)))
+    if memory and (held := peak_memory()) is not None:
+        result.figures["peak_memory"] = Estimate(float(held))
+    store.write_tensors(run / "samples.safetensors", _pictures(model, data, result, features or {}, seed))
     store.write_json(run / "evaluation.json", result.to_json())
     return result
 
@@ -79,24 +98,8 @@ def _taken_up(model: Model, data: Data, run: Path, condition: bool) -> bool:
     return False
 
 
-def standing(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The alarms of a run's history that were not taken back, one of each kind: {"kind", "step", "says", "remedy"}."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in history:
-        if "alarm" in row:
-            found.pop(row["alarm"], None)
-            if not row.get("cleared"):
-                found[row["alarm"]] = {
-                    "kind": row["alarm"],
-                    "step": row.get("step"),
-                    "says": row.get("says", ""),
-                    "remedy": row.get("try", ""),
-                }
-    return list(found.values())
-
-
-def _pictures(model: Model, data: Data, result: Evaluation, seed: int) -> dict[str, torch.Tensor]:
-    """What the report draws: some samples, and a density in the plane."""
+def _pictures(model: Model, data: Data, result: Evaluation, features: Mapping[str, FeatureSpace], seed: int) -> dict[str, torch.Tensor]:
+    """What the report draws: some samples, the training records nearest to the first of them, and a density in the plane."""
     spec, out = data.spec, dict[str, torch.Tensor]()
     if type(model).supports("sample"):
         count, labels = 100 if spec.kind == "image" else 1000, None
@@ -104,9 +107,23 @@ def _pictures(model: Model, data: Data, result: Evaluation, seed: int) -> dict[s
             labels = data.train.subset(torch.arange(count) % len(data.train)).labels()
         with contextlib.suppress(DataError):  # samples that are no records; the evaluation's notes say so
             out["samples"] = data.schema.encode(model.sample(count, condition=labels, seed=seed)).float()
+            if spec.kind == "image":
+                out |= _nearest(out["samples"][:NEIGHBOURS], data, features)
     if spec.kind == "points" and spec.dim == 2 and result.kind != "none" and not result.conditional:
         side = GRID[result.kind]
         out["log_prob"] = model.log_prob(data.schema.decode(grid_of(data, side))).float().reshape(side, side)
+    return out
+
+
+def _nearest(samples: torch.Tensor, data: Data, features: Mapping[str, FeatureSpace]) -> dict[str, torch.Tensor]:
+    """The training records nearest to samples: by pixels among all, by learned features among as many as features are made of."""
+    train = data.train.tensor()
+    _, at = nearest(samples.flatten(1), train.flatten(1))
+    out = {"nearest": train[at[:, 0]].float()}
+    if (learned := features.get("learned")) is not None:
+        some = pick(data.train, FIT_RECORDS, 0).tensor().double()
+        _, at = nearest(learned(samples.double()), learned(some))
+        out["nearest_learned"] = some[at[:, 0]].float()
     return out
 
 
@@ -131,15 +148,16 @@ def peak_memory() -> int | None:
 # -- in this process ------------------------------------------------------------------------------------------------
 
 
-def in_turn(jobs: Sequence[Job], data: Data, progress: bool) -> None:
+def in_turn(jobs: Sequence[Job], data: Data, path: Path, progress: bool) -> None:
     """One job after the other in this process."""
+    features = take_over_spaces(path / "jobs")
     for job in jobs:
         job.started = time.monotonic()
         if progress:
             store.say(f"{job.name}: training")
         found: dict[str, Any] = {"evaluation": None, "error": None}
         try:
-            result = run_job(job.model, data, job.row.run, job.fit, condition=job.condition, n=job.n)
+            result = run_job(job.model, data, job.row.run, job.fit, condition=job.condition, features=features, **job.measure)
             found["evaluation"] = result.to_json()
         except Exception as error:  # one model's failure is its row, not the end of the comparison
             found["error"] = plain_error(error)
@@ -172,9 +190,10 @@ def carried_out(asked: Mapping[str, Any], folder: Path, run: Path) -> dict[str, 
     torch.set_num_threads(asked["threads"])
     found: dict[str, Any] = {"evaluation": None, "error": None}
     try:
-        data = take_over(folder)
+        data, features = take_over(folder), take_over_spaces(folder)
         model = remade({**asked["model"], "class": asked["class"]})
-        result = run_job(model, data, run, asked["fit"], condition=asked["condition"], n=asked["n"])
+        how = {"condition": asked["condition"], "features": features, "memory": True, **asked["measure"]}
+        result = run_job(model, data, run, asked["fit"], **how)
         found["evaluation"] = result.to_json()
     except Exception as failure:
         traceback.print_exc()

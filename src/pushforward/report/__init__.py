@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..compare import Comparison
 
-__all__ = ["write_report"]
+__all__ = ["rewrite", "write_report"]
 
 
 def write_report(comparison: "Comparison", path: str | Path) -> Path:
@@ -22,3 +22,14 @@ def write_report(comparison: "Comparison", path: str | Path) -> Path:
 
     atomic(path, write)
     return path
+
+
+def rewrite(path: str | Path) -> Path:
+    """Write the report of a comparison's folder again, from what it holds; nothing is trained. Gives the page's path.
+
+    Raises `RunError` when the folder holds no comparison, or a file of it is damaged.
+    """
+    from ..compare import Comparison
+
+    found = Comparison.load(path)
+    return write_report(found, found.path / "report.html")
