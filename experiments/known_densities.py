@@ -30,9 +30,9 @@ def judge_gan(result: Result, name: str, model: pf.Model, truth) -> None:
     x = torch.as_tensor(model.sample(FRESH, seed=1)).double()
     found, modes = mode_statistics(x, truth.means, truth.sd), len(truth.means)
     result.add(f"{name}: modes captured of {modes}", found.captured, unit="modes", kind="samples")
-    result.add(f"{name}: share within 3 sd", 100 * found.share, unit="%", kind="samples")
-    result.add(f"{name}: reverse KL over modes", found.reverse_kl, unit="nats", kind="samples")
-    result.add(f"{name}: spread inside modes", found.spread, unit="ratio to the true sd", kind="samples")
+    result.add(f"{name}: share within 3 sd", 100 * found.share.value, stderr=100 * found.share.stderr, unit="%", kind="samples")
+    result.add(f"{name}: reverse KL over modes", found.reverse_kl.value, stderr=found.reverse_kl.stderr, unit="nats", kind="samples")
+    result.add(f"{name}: spread inside modes", found.spread.value, stderr=found.spread.stderr, unit="ratio to the true sd", kind="samples")
 
 
 if __name__ == "__main__":

@@ -201,8 +201,7 @@ def _fresh(data: Data, held_out: Records, seed: int) -> tuple[Tensor, str]:
 
 def in_space(reference: Tensor, other: Tensor, seed: int = 0, *, every: bool = True) -> dict[str, Estimate]:
     """The figures of `other` (m, d) against held-out records `reference` (n, d), both as features; only the chief ones unless `every`."""
-    manifold = metrics.precision_recall_density_coverage(reference, other, k=NEIGHBOURS)
-    found = {name: Estimate(getattr(manifold, name)) for name in ("precision", "recall", "density", "coverage")}
+    found = metrics.manifold(reference, other, k=NEIGHBOURS)
     found |= {"frechet": metrics.frechet(reference, other), "kernel": metrics.kernel_distance(reference, other)}
     if every:
         found |= {
@@ -251,9 +250,9 @@ def _modes(result: Evaluation, data: Data, fake: Tensor) -> None:
     result.modes = found.modes
     result.figures |= {
         "modes_captured": Estimate(float(found.captured)),
-        "mode_share": Estimate(found.share),
-        "mode_reverse_kl": Estimate(found.reverse_kl),
-        "mode_spread": Estimate(found.spread),
+        "mode_share": found.share,
+        "mode_reverse_kl": found.reverse_kl,
+        "mode_spread": found.spread,
     }
     result.real["mode_share"], result.real["mode_spread"] = Estimate(found.share_of_truth), Estimate(1.0)
 

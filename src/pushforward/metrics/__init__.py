@@ -11,20 +11,24 @@ from .frechet import frechet, frechet_between, frechet_distance
 from .intervals import bootstrap_interval, difference_estimate, mean_estimate, share_estimate
 from .kernels import energy_distance, kernel_distance
 from .likelihood import bits_per_dim, standard_error
-from .modes import ModeStatistics, mode_statistics
+from .modes import ClassStatistics, ModeStatistics, class_statistics, mode_statistics
 from .moments import Moments, moments, reduce_moments
-from .neighbours import Manifold, Neighbourhoods, expected_coverage, neighbourhoods, precision_recall_density_coverage
+from .neighbours import Manifold, Neighbourhoods, expected_coverage, manifold, neighbourhoods, precision_recall_density_coverage
 from .slices import sliced_wasserstein
+from .two_sample import classifier_two_sample
 
 __all__ = [
     "CopyingTest",
     "Estimate",
     "Manifold",
     "ModeStatistics",
+    "ClassStatistics",
     "Moments",
     "Neighbourhoods",
     "bits_per_dim",
     "bootstrap_interval",
+    "class_statistics",
+    "classifier_two_sample",
     "copied_share",
     "copy_share",
     "data_copying",
@@ -39,6 +43,7 @@ __all__ = [
     "mann_whitney_z",
     "kernel_distance",
     "known_answers",
+    "manifold",
     "mean_estimate",
     "mode_statistics",
     "moments",

@@ -77,11 +77,17 @@ def share_estimate(hits: float | int, n: float | int) -> Estimate:
     """
     if not 0 <= hits <= n or n <= 0:
         raise DataError(f"A share needs 0 <= hits <= n and n > 0, got {hits} of {n}.")
-    p, z2 = hits / n, normal_quantile(0.5 + LEVEL / 2) ** 2
+    p = hits / n
+    return Estimate(p, *wilson(p, n), math.sqrt(p * (1 - p) / n), int(n), "Wilson")
+
+
+def wilson(p: float, n: float | int, freedom: float | int = math.inf) -> tuple[float, float]:
+    """Ends of Wilson's interval of a share p, with t instead of z where n is an effective number that was estimated."""
+    t = t_quantile(0.5 + LEVEL / 2, freedom) if math.isfinite(freedom) else normal_quantile(0.5 + LEVEL / 2)
+    z2 = t * t
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    low, high = min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half))
-    return Estimate(p, low, high, math.sqrt(p * (1 - p) / n), int(n), "Wilson")
+    return min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half))
 
 
 # -- distances between distributions --------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ def sliced_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, proj
     """sqrt mean_u W_2^2(u.x, u.y) over unit vectors u, in feature units (Bonneel et al. 2015, eq. 7).
 
     The directions are uniform and come as orthogonal bases (Rowland et al. 2019), whole ones, at least `projections` directions, as long
-    as one basis has no more than that: over a basis a shift's squares add up to its length exactly. They are fixed by the seed and part of the figure: value and interval are
-    those of the two distributions along *these* directions.
+    as one basis has no more than that: over a basis a shift's squares add up to its length exactly. They are fixed by the seed and part
+    of the figure: value and interval are those of the two distributions along *these* directions.
 
     W_2^2 of two samples exceeds that of their distributions, by O(1/n) even where those are equal. So the value is a cross product: with
     Q_X, Q_X' the quantiles of two halves of X and Q_Y, Q_Y' those of Y, mean <Q_X - Q_Y, Q_X' - Q_Y'> has no such excess, because the
@@ -25,11 +25,11 @@ def sliced_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, proj
     pair of groups equally often. The interval comes from leaving out groups (`jackknife_distance`). A value of 0 means that nothing
     is left after the correction.
 
-    Raises `DataError` for fewer than 16 records in a set (groups of one).
+    With fewer than 16 records in a set (groups of none) the value is the plug-in, without an interval. Raises `DataError` for no record.
     """
     n, m, d = len(x), len(y), x.shape[1]
-    if min(n, m) < GROUPS:
-        raise DataError(f"The sliced Wasserstein distance needs at least {GROUPS} records in each set, got {n} and {m}.")
+    if min(n, m) == 0:
+        raise DataError(f"The sliced Wasserstein distance needs records in each set, got {n} and {m}.")
     generator = torch.Generator().manual_seed(seed)
     bases = [torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q for _ in range(-(-projections // d))]
     u = torch.cat(bases, 1).to(x.device)
@@ -42,6 +42,9 @@ def sliced_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, proj
         count = min(n, m) * int(keep.sum()) // GROUPS
         return _quantiles(kept[0], count) - _quantiles(kept[1], count)
 
+    if min(n, m) < GROUPS:
+        value = float(difference(torch.ones(GROUPS, dtype=torch.bool)).square().mean().sqrt())
+        return Estimate(value, n=min(n, m), method="plug-in, biased upwards: too few records")
     halves = [_parity(row) for row in range(1, GROUPS)]
     square = sum(float((difference(half) * difference(~half)).mean()) for half in halves) / len(halves)
     plug_in = lambda masks: torch.stack([difference(keep).square().mean() for keep in masks])
