@@ -15,35 +15,39 @@ from .modes import ClassStatistics, ModeStatistics, class_statistics, mode_stati
 from .moments import Moments, moments, reduce_moments
 from .neighbours import Manifold, Neighbourhoods, expected_coverage, manifold, neighbourhoods, precision_recall_density_coverage
 from .slices import sliced_wasserstein
+from .tables import column_fidelity, worst_pair
 from .two_sample import classifier_two_sample
+from .utility import Utility, train_on_synthetic
 
 __all__ = [
+    "ClassStatistics",
     "CopyingTest",
     "Estimate",
     "Manifold",
     "ModeStatistics",
-    "ClassStatistics",
     "Moments",
     "Neighbourhoods",
+    "Utility",
     "bits_per_dim",
     "bootstrap_interval",
     "class_statistics",
     "classifier_two_sample",
+    "column_fidelity",
     "copied_share",
     "copy_share",
     "data_copying",
+    "difference_estimate",
     "distance_ratio",
     "duplicate_share",
-    "difference_estimate",
     "energy_distance",
     "expected_coverage",
     "frechet",
     "frechet_between",
     "frechet_distance",
-    "mann_whitney_z",
     "kernel_distance",
     "known_answers",
     "manifold",
+    "mann_whitney_z",
     "mean_estimate",
     "mode_statistics",
     "moments",
@@ -54,4 +58,6 @@ __all__ = [
     "share_estimate",
     "sliced_wasserstein",
     "standard_error",
+    "train_on_synthetic",
+    "worst_pair",
 ]
