@@ -74,7 +74,8 @@ class FeatureEncoder(nn.Module):
     """A small convolutional network whose last hidden layer is the feature vector.
 
     `features`: (B, C, H, W) -> (B, width). Two heads are trained on it: `head`, (B, width) -> (B, outputs), logits of classes or (for
-    contrast) a projection; and `damage`, (B, width) -> (B, damages), logits of what was done to a record.
+    contrast) a projection; and `damage`, (B, width) -> (B, damages), logits of what was done to a record. With the `mlp` head, for
+    contrast, features have the length width^(1/2): what is learnt there is a direction.
     """
 
     def __init__(
@@ -88,14 +89,15 @@ class FeatureEncoder(nn.Module):
         most: int = 64,
     ):
         super().__init__()
-        self.most = most
+        self.most, self.unit = most, head == "mlp"
         self.trunk = ConvEncoder(shrunk(shape, most), width, channels)
         deep = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
         self.head = nn.Linear(width, outputs) if head == "linear" else deep
         self.damage = nn.Linear(width, damages)
 
     def features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B width"]:
-        return relu(self.trunk(_shrink(x, self.most)))
+        f = relu(self.trunk(_shrink(x, self.most)))
+        return nn.functional.normalize(f, dim=1) * math.sqrt(f.shape[1]) if self.unit else f
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B outputs"]:
         return self.head(self.features(x))
