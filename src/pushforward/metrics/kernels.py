@@ -5,7 +5,6 @@ lemma 6), and minus the Euclidean distance is a kernel for this purpose too (Sej
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -24,7 +23,7 @@ def kernel_distance(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "m d"],
     *,
-    kernel: Literal["polynomial", "gaussian"] = "polynomial",
+    kernel: str = "polynomial",
     bandwidth: float | int | None = None,
 ) -> Estimate:
     """The squared maximum mean discrepancy by the unbiased U-statistic (Gretton et al. 2012, eq. 3), so it may fall below 0.
@@ -39,12 +38,16 @@ def kernel_distance(
     ----------
     x, y
         The reference's features and the sample's. Distances take O((n + m)^2 d) time and bounded memory.
+    kernel
+        "polynomial" or "gaussian".
     bandwidth
         h of the Gaussian kernel. None for the median distance between records of `x` (at most 1,000 of them): of the reference alone, so
         that all models are measured by one kernel. The interval is that of the distance at this h, which `method` names.
 
     Raises
     ------
+    ConfigError
+        An unknown kernel.
     DataError
         Fewer than 2 records in a set (without 4, there is no interval), or a reference without two different records.
     """

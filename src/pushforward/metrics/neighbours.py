@@ -125,7 +125,7 @@ def precision_recall_density_coverage(real: Float[Tensor, "n d"], fake: Float[Te
 
 SPLITS = 24
 """Random halvings of both sets, from which the variance comes."""
-CAPPED = 2000
+CAPPED = 1000
 """Records of each set that take part in them at most."""
 SEEN = 128
 """Nearest neighbours among which the k-th one of a quarter is sought."""
