@@ -15,8 +15,9 @@ from pushforward.compare import Row, compare, default_models, rank
 from pushforward.data import Data, load_data
 from pushforward.data.spec import BINARY, DataSpec, categories, levels
 from pushforward.errors import ConfigError, RunError
-from pushforward.evaluate import Evaluation
+from pushforward.figures import Evaluation
 from pushforward.jobs import hand_over, take_over
+from pushforward.metrics import Estimate
 from pushforward.models import catalog
 
 
@@ -37,7 +38,9 @@ def data() -> Data:
 def figures(row: Row) -> dict:
     assert row.evaluation is not None, row.error
     state = row.evaluation.to_json()
-    return {k: v for k, v in state.items() if k not in ("samples_per_second", "training_seconds")}
+    for name in ("samples_per_second", "training_seconds", "peak_memory"):
+        state["figures"].pop(name, None)
+    return state
 
 
 # -- the jobs -------------------------------------------------------------------------------------------------------
@@ -140,7 +143,8 @@ def test_commands_quote_what_a_shell_would_split(tmp_path):
 
 
 def row(label: str, kind: str, log_prob: float | None, seed: int = 0, frechet: float = 1.0, error: str | None = None) -> Row:
-    evaluation = None if error else Evaluation(label, kind, log_prob=log_prob, frechet=frechet)
+    found = {"log_prob": log_prob, "frechet": frechet}
+    evaluation = None if error else Evaluation(label, kind, {k: Estimate(float(v)) for k, v in found.items() if v is not None})
     return Row(label, label, {}, seed, Path(label), "", "", evaluation, error)
 
 

@@ -18,7 +18,7 @@ from pushforward.data import Data, load_data
 from pushforward.errors import ConfigError, RunError
 from pushforward.jobs import hand_over
 from pushforward.jobs.cluster import work
-from pushforward.jobs.work import standing
+from pushforward.jobs.handover import hand_over_spaces, take_over_spaces
 
 SCRIPT = """
 import sys
@@ -94,7 +94,7 @@ def test_killed_and_interrupted_comparisons_go_on_to_the_same_figures(data, tmp_
     assert second.returncode != 0
     assert "Go on with: pushforward compare --resume --out " in said, said
     assert (out / "report.html").exists()
-    assert not at_work(out)
+    wait_for(lambda: not at_work(out), 10)  # a job that was just being started notices by itself
 
     third = started(out, "resume")
     _, said = third.communicate()
@@ -124,6 +124,23 @@ def test_resume_trains_what_is_missing_and_nothing_else(data, tmp_path):
     assert {p: p.read_bytes() for p in before} == before
     kept = [p.parent.name for p in before if p.stat().st_mtime_ns == stamps[p]]
     assert sorted(kept) == ["gauss-0", "gauss-1"]
+
+
+def test_feature_spaces_are_made_once_for_all_jobs(data, tmp_path, monkeypatch):
+    from pushforward.jobs import handover
+
+    made = []
+    real = handover.spaces
+    monkeypatch.setattr(handover, "spaces", lambda *args, **given: made.append(given) or real(*args, **given))
+    out = tmp_path / "c"
+    found = compare([Gauss(), Duel()], data, steps=2, seeds=2, n=20, features=["pca", "raw"], workers=0, out=out, progress=False)
+    assert made == [{"which": ["pca", "raw"], "inception": None}]
+    assert list(take_over_spaces(out / "jobs")) == ["pca", "raw"]
+    for row in found.rows:
+        assert "principal components" in row.evaluation.features
+        assert len(row.evaluation.spaces) == 1
+    with pytest.raises(ConfigError, match=r"features: \['pca', 'raw'\] then, \['raw'\] now"):
+        compare(out=out, resume=True, seeds=2, features=["raw"])
 
 
 def test_a_damaged_checkpoint_means_beginning_anew(data, tmp_path):
@@ -198,13 +215,14 @@ def test_loading_gives_what_was_compared(data, tmp_path):
     assert [r.run for r in again.rows] == [r.run for r in made.rows]
 
 
-def test_standing_alarms_are_those_not_taken_back():
-    def row(kind: str, step: int, **more) -> dict:
-        return {"step": step, "alarm": kind, "says": f"{kind} at {step}", "try": "less", **more}
-
-    history = [row("a", 1), {"step": 2, "loss": 1.0}, row("b", 3), row("a", 4, cleared=True), row("b", 5)]
-    assert standing(history) == [{"kind": "b", "step": 5, "says": "b at 5", "remedy": "less"}]
-    assert standing([row("a", 1), row("a", 2, cleared=True), row("a", 3)])[0]["step"] == 3
+def test_a_run_keeps_its_alarms_when_another_process_evaluates_it(data, tmp_path):
+    out = tmp_path / "c"
+    compare([Gauss()], data, steps=2, seeds=1, n=20, workers=0, out=out, progress=False)
+    (out / "jobs" / "gauss-0.answer.json").unlink()
+    said = {"step": 1, "alarm": "mode collapse", "says": "half is missing", "try": "less"}
+    store.Run.open(out / "runs" / "gauss-0").log([said, {**said, "alarm": "duplicates"}, {**said, "alarm": "duplicates", "cleared": True}])
+    again = compare(out=out, resume=True, workers=0, progress=False)
+    assert again.rows[0].evaluation.alarms == [{"kind": "mode collapse", "step": 1, "says": "half is missing", "remedy": "less"}]
 
 
 # -- Ray ------------------------------------------------------------------------------------------------------------
@@ -237,20 +255,23 @@ def test_a_worker_without_the_folder_sends_the_run_back(data, tmp_path):
     here = compare([Gauss()], data, steps=20, seeds=1, n=20, workers=0, out=tmp_path / "here", progress=False)
     (tmp_path / "jobs").mkdir()
     hand_over(data, tmp_path / "jobs")
+    hand_over_spaces(data, tmp_path / "jobs")
     asked = {
         "model": Gauss().describe(),
         "class": "toys:Gauss",
         "run": "/not/here/runs/gauss-0",
         "fit": {"steps": 20, "seed": 0, "progress": False},
         "condition": False,
-        "n": 20,
+        "measure": {"n": 20},
         "threads": 1,
     }
-    answer, files = work(json.dumps(asked), (tmp_path / "jobs" / "data.safetensors").read_bytes(), "/not/here", "token")
+    records, spaces = ((tmp_path / "jobs" / f"{name}.safetensors").read_bytes() for name in ("data", "spaces"))
+    answer, files = work(json.dumps(asked), records, spaces, "/not/here", "token")
     assert {"config.json", "data.json", "model.safetensors", "evaluation.json", "history.jsonl", "samples.safetensors"} <= set(files)
     found = json.loads(answer)
     assert found["error"] is None
     assert found["peak_memory"] > 1e7
+    assert found["evaluation"]["figures"]["peak_memory"]["value"] > 1e7
     assert files["model.safetensors"] == (here.rows[0].run / "model.safetensors").read_bytes()
 
 

@@ -75,9 +75,8 @@ def _cell(e: Entry, name: str, leads: bool) -> Cell:
     if figure is None:
         return Cell(heading(name), "–", ("no likelihood",) if name == "log_prob" and e.kind == "none" else ())
     value, spread = parts(figure, 5) if name in ("log_prob", "bits_per_dim") else plainly(name, figure)
-    below = [spread]
-    if both := e.both(name) if FIGURES[name].group != "cost" else None:
-        below += [f"seeds ± {number(both[0], 2)}", f"records ± {number(both[1], 2)}"]
+    both = e.both(name) if FIGURES[name].group not in ("cost", "speed") else None
+    below = [spread] if both is None else [f"seeds ± {number(both[0], 2)}", f"records ± {number(both[1], 2)}"]
     if name == "log_prob":
         value = MARK[e.kind] + value
         measure = next((v.base_measure for v in e.done if v.base_measure), "")
@@ -112,8 +111,8 @@ def further(done: Sequence[Entry], real: Mapping[str, Estimate]) -> list[Board]:
         names = [
             n for n, about in FIGURES.items() if (about.group == group or (group == "distance" and n in ("classes_captured", "class_kl")))
         ]
-        names = [n for n in names if any(e.runs(n) for e in done)]
-        if names and names != ["frechet"]:
+        names = [n for n in names if n not in COLUMNS and any(e.runs(n) for e in done)]
+        if names:
             out.append(_table(title, names, done, real, None))
     return out
 
@@ -137,9 +136,6 @@ def _table(title: str, names: Sequence[str], done: Sequence[Entry], real: Mappin
         value, spread = plainly(name, figure)
         if name in ("modes_captured", "classes_captured"):
             value = f"{figure.value:.3g}" + (f" of {modes}" if modes else "")
-        elif name in ("mode_share", "duplicates", "copies"):
-            value = f"{figure.value:.1%}"
-            spread = f"± {100 * (figure.high - figure.low) / 2:.1f}" if figure.known and figure.high > figure.low else ""
         if name == "kl":
             value = {"bound": "≤ ", "estimate": "≈ "}.get(e.kind, "") + value
         return Cell(heading(name), value, tuple(filter(None, [spread])))

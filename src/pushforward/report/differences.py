@@ -139,9 +139,9 @@ def _gap(a: Entry, b: Entry, name: str) -> tuple[float, float, float]:
         if k > 1:
             parts.append((sum((v - mean) ** 2 for v in values) / (k - 1) / k, k - 1))
         known = [error for error in errors if math.isfinite(error)]
-        if known:
+        if known and not (k > 1 and name == "samples_per_second"):  # a run's rate is a median of repeats: nothing is shared over seeds
             parts.append((sum(error**2 for error in known) / len(known), max(1, min((f.n for f in runs if f.n), default=1000) - 1)))
-        elif k == 1:
+        elif k == 1 and not known:
             return gap, math.nan, math.nan
     variance = sum(v for v, _ in parts)
     freedom = variance**2 / sum(v**2 / f for v, f in parts) if variance > 0 else math.inf
@@ -187,7 +187,8 @@ def indistinct(done: Sequence[Entry], name: str) -> str:
     if not leaders:
         sure = [v for v in found.values() if v.state == "better"]
         if not sure:
-            return f"{what[0].upper()}{what[1:]}: no difference may be claimed; the figures are of different kinds or too uncertain."
+            reasons = list(dict.fromkeys(v.reason or "too uncertain" for v in found.values()))
+            return f"{what[0].upper()}{what[1:]}: no difference may be claimed ({'; '.join(reasons)})."
         winners = {v.a: [labels[w.b] for w in sure if w.a == v.a] for v in sure}
         said = "; ".join(f"{labels[a]} beats {listed(beaten)}" for a, beaten in winners.items())
         return f"{what[0].upper()}{what[1:]}: {said}. No other difference may be claimed."

@@ -64,7 +64,12 @@ class Entry:
             return None
         import torch
 
-        found = mean_estimate(torch.tensor(values, dtype=torch.float64))
+        # Rates differ by factors, as the machine's load does: theirs is the geometric mean.
+        rates = name == "samples_per_second" and min(values) > 0
+        found = mean_estimate(torch.tensor(values, dtype=torch.float64).log() if rates else torch.tensor(values, dtype=torch.float64))
+        if rates:
+            low, value, high = (math.exp(v) for v in (found.low, found.value, found.high))
+            found = replace(found, value=value, low=low, high=high, stderr=value * found.stderr)
         return _inside(name, replace(found, method=f"Student t over {len(values)} seeds"))
 
     def over_records(self, name: str, space: str | None = None) -> Estimate | None:
@@ -86,6 +91,8 @@ class Entry:
         and drawn. Neither holds all of the other, so the wider is shown.
         """
         seeds, records = self.over_seeds(name, space), self.over_records(name, space)
+        if seeds is not None and name == "samples_per_second":  # each run's is a median of repeats already
+            return seeds
         if seeds is None or (records is not None and (half_width(records) or 0.0) > (half_width(seeds) or 0.0)):
             return records
         return seeds
@@ -152,7 +159,7 @@ def notes(comparison: "Comparison") -> list[str]:
         if len(comparison.seeds) > 1:
             said.append(
                 f"± is half a 95 % interval: Student's over {len(comparison.seeds)} seeds, or that of a single run over its records where "
-                "that is wider. Both are shown where one is more than twice the other."
+                "that is wider. Both are shown where one is more than twice the other. Speeds are geometric means."
             )
         else:
             said.append("± is half a 95 % interval over records. One seed says nothing about the luck of training: give --seeds 3 or more.")

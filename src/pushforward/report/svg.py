@@ -159,8 +159,9 @@ def _spread(
                     push = (apart - math.hypot(b[0] - a[0], b[1] - a[1]) + 0.1) / 2 / gap
                     a[0], a[1], b[0], b[1] = a[0] - dx * push, a[1] - dy * push, b[0] + dx * push, b[1] + dy * push
                     moved = True
-        for p in at:
-            p[0], p[1] = min(max(p[0], across[0]), across[1]), min(max(p[1], up[0]), up[1])
+        for p, was in zip(at, places):
+            if math.hypot(p[0] - was[0], p[1] - was[1]) > 0:
+                p[0], p[1] = min(max(p[0], across[0]), across[1]), min(max(p[1], up[0]), up[1])
         if not moved:
             break
     return [(p[0], p[1]) for p in at]

@@ -51,7 +51,7 @@ def _print(comparison, console) -> None:
             escape(e.label) + (" [yellow](!)[/yellow]" if e.alarms else ""),
             f"{mark}{with_spread(likelihood, 5)} {KIND[e.kind]}" if likelihood else "none",
             *([f"{below}{with_spread(bits)}" if bits else "–"] if discrete else []),
-            *(" ".join(plainly(n, e.figure(n))).strip() for n in names),
+            *(plainly(n, e.figure(n))[0] if n == "samples_per_second" else " ".join(plainly(n, e.figure(n))).strip() for n in names),
         )
     yardstick = real(comparison)
     if yardstick:

@@ -79,8 +79,8 @@ def pictures(done: Sequence[Entry], yardstick: dict[str, Estimate], colours: dic
     """(css class, chart): the plane of quality and coverage, then each of the two against speed."""
     found = places(done)
     words = "; ".join(map(_told, found))
-    up = _span([p.quality for p in found] + [yardstick[QUALITY]] * (QUALITY in yardstick), 1.0)
-    across = _span([p.coverage for p in found] + [yardstick[COVERAGE]] * (COVERAGE in yardstick), 1.0)
+    up = _span([p.quality for p in found] + [yardstick[n] for n in yardstick if n == QUALITY], 1.0)
+    across = _span([p.coverage for p in found] + [yardstick[n] for n in yardstick if n == COVERAGE], 1.0)
     # Drawn for wide and for narrow pages: a picture that is scaled down takes its words with it.
     planes = [
         Chart(

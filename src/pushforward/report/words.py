@@ -8,6 +8,8 @@ from ..metrics import Estimate
 MARK = {"exact": "", "bound": "≥ ", "estimate": "≈ ", "none": ""}
 KIND = {"exact": "exact", "bound": "lower bound", "estimate": "estimate", "none": "none"}
 MEASURE = {"mass": "probability", "density": "density", "mixed": "mixed probability and density"}
+PER_CENT = ("mode_share", "duplicates", "copies", "copied_share")
+"""Shares that are written in per cent."""
 BETTER = {
     "high": "Higher is better.",
     "low": "Lower is better.",
@@ -54,8 +56,8 @@ def parts(figure: Estimate | None, digits: int = 3) -> tuple[str, str]:
     spread = half_width(figure)
     if spread is None or spread == 0 or abs(figure.value) >= 1e6:
         return number(figure.value, digits), ""
-    whole = math.floor(math.log10(max(abs(figure.value), spread)))
-    decimals = max(0, min(1 - math.floor(math.log10(spread)), 4 - whole))
+    whole = math.floor(math.log10(max(abs(figure.value), spread)) + 1e-9)
+    decimals = max(0, min(1 - math.floor(math.log10(spread) + 1e-9), 4 - whole))  # 0.01 is often 0.0099999
     return f"{figure.value:,.{decimals}f}".replace("-", "−"), f"± {spread:,.{decimals}f}"
 
 
@@ -95,9 +97,13 @@ def plainly(name: str, figure: Estimate | None, digits: int = 3) -> tuple[str, s
         return duration(figure.value), ""
     if name == "peak_memory":
         return memory(figure.value), ""
-    if name in ("samples_per_second", "parameters"):
+    if name == "samples_per_second":
+        return counted(figure.value), f"{counted(figure.low)} to {counted(figure.high)}" if figure.known else ""
+    if name == "parameters":
+        return counted(figure.value), ""
+    if name in PER_CENT:
         spread = half_width(figure)
-        return counted(figure.value), f"± {counted(spread)}" if spread and name == "samples_per_second" else ""
+        return f"{figure.value:.1%}".replace("-", "−"), f"± {100 * spread:.1f}" if spread else ""
     if name == "nfe":
         return f"{figure.value:,.0f}", ""
     return parts(figure, digits)
