@@ -27,6 +27,8 @@ from .estimate import Estimate
 from .intervals import LEVEL, normal_quantile
 
 BINS = 10
+RECORDS = 10_000
+"""Records of each table that are used at most, chosen by the seed: the standard error of a share is then half a percentage point."""
 REPEATS = 200
 """Permutations: their 95 % quantile is the 10th largest, which stands for the 92nd to 97.5th percentile."""
 
@@ -34,68 +36,90 @@ REPEATS = 200
 NONE = (math.nan, math.nan, math.nan, math.nan, math.nan)
 
 
+class _Split:
+    """Which of the pooled records are the real ones, as weights."""
+
+    def __init__(self, real: np.ndarray):
+        self.real, self.fake = real, 1.0 - real
+        self.signed = real / real.sum() - self.fake / self.fake.sum()
+
+
 class _Shares:
     """Distances from the differences of shares p - q of codes: total variation, or Kolmogorov-Smirnov where codes are in order."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, *, ordered: bool):
         _, self.codes = np.unique(np.concatenate([x, y]), return_inverse=True)
-        self.n, self.size, self.ordered = len(x), int(self.codes.max()) + 1, ordered
+        self.ordered = ordered
 
-    def difference(self, real: np.ndarray) -> np.ndarray:
-        """p - q, or F - G, with the records marked by `real` (N,) as the real ones."""
-        n = self.n
-        p, q = np.bincount(self.codes[real], minlength=self.size) / n, np.bincount(self.codes[~real], minlength=self.size)
-        d = p - q / (len(self.codes) - n)
-        return d.cumsum() if self.ordered else d
+    def difference(self, split: _Split) -> np.ndarray:
+        """p - q, or F - G."""
+        d = np.bincount(self.codes, weights=split.signed)
+        d = d.cumsum() if self.ordered else d
+        return np.where(np.abs(d) < 1e-12, 0.0, d)  # sums of fractions are equal but for their rounding
 
-    def distance(self, real: np.ndarray) -> float:
-        d = np.abs(self.difference(real))
+    def distance(self, split: _Split) -> float:
+        d = np.abs(self.difference(split))
         return float(d.max() if self.ordered else d.sum() / 2)
 
-    def influence(self, real: np.ndarray) -> np.ndarray:
+    def influence(self, split: _Split) -> np.ndarray:
         """What each record adds to the distance to first order: a mean over real records minus one over synthetic ones is taken."""
-        d = self.difference(real)
+        d = self.difference(split)
         if self.ordered:
             k = int(np.abs(d).argmax())
             return np.sign(d[k]) * (self.codes <= k)
         return np.sign(d)[self.codes] / 2
 
 
+class _Centred:
+    """A column of numbers about its mean, with 0 where it is missing or infinite: shared by all pairs that it is in."""
+
+    def __init__(self, values: np.ndarray):
+        there = np.isfinite(values)
+        v = np.where(there, values, 0.0)
+        v = np.where(there, v - v.sum() / max(1, there.sum()), 0.0)
+        self.values = v / (np.abs(v).max() or 1.0)
+        self.squares = np.square(self.values)
+        self.there = None if there.all() else there.astype(np.float64)
+
+
 class _Correlations:
     """|r - s| / 2 of the records in which both numbers are there; 0 where a column is constant and has no correlation."""
 
-    def __init__(self, a: np.ndarray, b: np.ndarray):
-        self.there = ~(np.isnan(a) | np.isnan(b))
-        a, b = (np.where(self.there, v - np.mean(v[self.there]), 0.0) if self.there.any() else np.zeros(len(v)) for v in (a, b))
-        a, b = (v / (np.abs(v).max() or 1.0) for v in (a, b))
+    def __init__(self, a: _Centred, b: _Centred):
         self.a, self.b = a, b
-        self.products = np.stack([a, b, a * a, b * b, a * b], 1)
+
+    def marked(self, of: np.ndarray) -> np.ndarray:
+        """The weights of the records in which both are there."""
+        for there in (self.a.there, self.b.there):
+            of = of if there is None else of * there
+        return of
 
     def moments(self, of: np.ndarray) -> tuple[float, float, float, float, float]:
         """Means, standard deviations and correlation (NaN where there is none) of the marked records."""
-        of = of & self.there
-        if of.sum() < 3:
+        of = self.marked(of)
+        n, a, b = float(of.sum()), self.a, self.b
+        if n < 3:
             return NONE
-        ma, mb, aa, bb, ab = self.products[of].mean(0)
-        va, vb = aa - ma * ma, bb - mb * mb
+        ma, mb, product = float(of @ a.values) / n, float(of @ b.values) / n, float((of * a.values) @ b.values) / n
+        va, vb = float(of @ a.squares) / n - ma * ma, float(of @ b.squares) / n - mb * mb
         if min(va, vb) <= 1e-12:
             return NONE
-        return ma, mb, math.sqrt(va), math.sqrt(vb), (ab - ma * mb) / math.sqrt(va * vb)
+        return ma, mb, math.sqrt(va), math.sqrt(vb), (product - ma * mb) / math.sqrt(va * vb)
 
-    def distance(self, real: np.ndarray) -> float:
-        d = abs(self.moments(real)[4] - self.moments(~real)[4]) / 2
+    def distance(self, split: _Split) -> float:
+        d = abs(self.moments(split.real)[4] - self.moments(split.fake)[4]) / 2
         return d if math.isfinite(d) else 0.0
 
-    def influence(self, real: np.ndarray) -> np.ndarray:
+    def influence(self, split: _Split) -> np.ndarray:
         """A record adds z_a z_b - r (z_a^2 + z_b^2) / 2 to its r."""
-        out, r = np.zeros(len(self.a)), []
-        for of in (real, ~real):
+        out, r = np.zeros(len(self.a.values)), []
+        for of in (split.real, split.fake):
             ma, mb, sa, sb, rho = self.moments(of)
             if not math.isfinite(rho):
-                return np.zeros(len(self.a))
-            z, w = (self.a - ma) / sa, (self.b - mb) / sb
-            there = of & self.there
-            out[there] = (z * w - rho * (z * z + w * w) / 2)[there] * of.sum() / there.sum()
+                return np.zeros(len(out))
+            z, w = (self.a.values - ma) / sa, (self.b.values - mb) / sb
+            there = self.marked(of)
+            out += (z * w - rho * (z * z + w * w) / 2) * there * (of.sum() / there.sum())
             r.append(rho)
         return np.sign(r[0] - r[1]) / 2 * out
 
@@ -112,7 +136,7 @@ def column_fidelity(
     categories
         The columns that name categories.
     seed
-        Of the permutations that intervals are made from.
+        Of the permutations that intervals are made from, and of the 10,000 records of each table that are used where there are more.
 
     Returns
     -------
@@ -124,33 +148,38 @@ def column_fidelity(
     DataError
         Columns that one of the tables lacks, of different lengths, or of numbers that are none; fewer than 2 records.
     """
-    x, y = _columns(real, fake, categories)
+    rng = np.random.default_rng(seed)
+    x, y = ({c: v[_some(len(v), seed)] for c, v in t.items()} for t in _columns(real, fake, categories))
     n, m = (len(next(iter(t.values()))) for t in (x, y))
+    codes = {c: (x[c], y[c]) if c in categories else _binned(x[c], y[c]) for c in x}
+    centred = {c: _Centred(np.concatenate([x[c], y[c]])) for c in x if c not in categories}
     found: dict[str, _Shares | _Correlations] = {}
     for c in x:
-        below = {t: np.where(np.isnan(t_[c]), -np.inf, t_[c]) for t, t_ in ((0, x), (1, y))} if c not in categories else {0: x[c], 1: y[c]}
-        found[f"column {c}"] = _Shares(below[0], below[1], ordered=c not in categories)
-    codes = {c: (x[c], y[c]) if c in categories else _binned(x[c], y[c]) for c in x}
+        if c in categories:
+            found[f"column {c}"] = _Shares(x[c], y[c], ordered=False)
+        else:
+            found[f"column {c}"] = _Shares(*(np.where(np.isnan(t[c]), -np.inf, t[c]) for t in (x, y)), ordered=True)
     for a, b in itertools.combinations(x, 2):
         if a in categories or b in categories:
             size = 1 + max(int(v.max()) for v in codes[b])
             found[f"pair {a} x {b}"] = _Shares(*(codes[a][i] * size + codes[b][i] for i in (0, 1)), ordered=False)
         else:
-            found[f"pair {a} x {b}"] = _Correlations(np.concatenate([x[a], y[a]]), np.concatenate([x[b], y[b]]))
+            found[f"pair {a} x {b}"] = _Correlations(centred[a], centred[b])
     groups = {"columns": [k for k in found if k.startswith("column ")], "pairs": [k for k in found if k.startswith("pair ")]}
     groups = {k: v for k, v in {**groups, **{k: [k] for k in found}}.items() if v}
-    real_ones = np.arange(n + m) < n
-    rng = np.random.default_rng(seed)
+    given = _Split((np.arange(n + m) < n).astype(np.float64))
     chance: dict[str, list[float]] = {k: [] for k in groups}
     for _ in range(REPEATS):
-        shuffled = rng.permutation(real_ones)
+        shuffled = _Split(rng.permutation(given.real))
         distances = {k: s.distance(shuffled) for k, s in found.items()}
         for k, members in groups.items():
             chance[k].append(sum(distances[i] for i in members) / len(members))
     scores = {}
     for k, members in groups.items():
-        value = sum(found[i].distance(real_ones) for i in members) / len(members)
-        adds = np.mean([found[i].influence(real_ones) for i in members], axis=0)
+        value = sum(found[i].distance(given) for i in members) / len(members)
+        adds = np.zeros(n + m)
+        for i in members:
+            adds += found[i].influence(given) / len(members)
         error = math.sqrt(float(np.var(adds[:n], ddof=1)) / n + float(np.var(adds[n:], ddof=1)) / m)
         low = max(0.0, 1 - value - normal_quantile(0.5 + LEVEL / 2) * error)
         high = min(1.0, 1 - value + float(np.quantile(chance[k], LEVEL)))
@@ -163,6 +192,11 @@ def worst_pair(scores: Mapping[str, Estimate]) -> tuple[str, Estimate] | None:
     pairs = {k: e for k, e in scores.items() if k.startswith("pair ")}
     name = min(pairs, key=lambda k: pairs[k].value, default=None)
     return None if name is None else (name.removeprefix("pair "), pairs[name])
+
+
+def _some(n: int, seed: int) -> np.ndarray:
+    """Which of n records are used."""
+    return np.arange(n) if n <= RECORDS else np.sort(np.random.default_rng(seed).permutation(n)[:RECORDS])
 
 
 def _binned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
