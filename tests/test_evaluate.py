@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from toys import Duel, Gauss
 
+from pushforward import spaces
 from pushforward.data import Data, load_data
 from pushforward.data.spec import DataSpec, categories, levels
-from pushforward.errors import DataError, NotFitted
-from pushforward.evaluate import Evaluation, FeatureSpace, evaluate
+from pushforward.errors import ConfigError, DataError, NotFitted
+from pushforward.evaluate import Evaluation, FeatureSpace, _classes, evaluate
+from pushforward.fidelity import table_figures
 from pushforward.metrics import Estimate
 from pushforward.model import ClosedFormModel
 from pushforward.rng import Rng
@@ -192,6 +194,44 @@ def test_json_round_trip_holds_no_nan():
     again = Evaluation.from_json(json.loads(text))
     assert again.value("energy") is None
     assert again.to_json() == found.to_json()
+
+
+def test_tables_are_judged_by_columns_pairs_and_what_a_predictor_learns():
+    import pandas as pd
+
+    g = np.random.default_rng(0)
+    x = g.normal(size=1500)
+    frame = pd.DataFrame({"x": x, "y": 2 * x + 0.1 * g.normal(size=1500), "kind": np.where(x > 0, "a", "b")})
+    data = load_data(frame, test=0.3)
+    model = Gauss()  # columns are independent under this model, whatever it learns
+    reals = load_data(frame[["x", "y"]], test=0.3)
+    found = evaluate(model.fit(reals, steps=300, progress=False), reals, target="y", n=400)
+    assert found.figures["column_fidelity"].value > 0.85
+    # |r - s| / 2 with r = 1 and s = 0, and a correlation of 400 independent pairs has sd 0.05
+    assert found.value("pair_fidelity") == pytest.approx(0.5, abs=0.1)
+    # what is learnt from columns without dependence tells nothing: R^2 about 0; from real records, 1 - 0.01 / 4.01
+    assert found.figures["synthetic_score"].value < 0.2 < 0.9 < found.real["synthetic_score"].value
+    assert any("x x y" in note for note in found.notes)
+    with pytest.raises(ConfigError, match="target='z' is no column of this table"):
+        evaluate(model, reals, target="z", n=50)
+    result = Evaluation("copy", "none")
+    table_figures(result, data, data.test, data.train.tensor()[:400], data.validation.tensor(), "kind")
+    assert result.figures["synthetic_score"].value == pytest.approx(1.0, abs=0.05)
+
+
+def test_labelled_images_have_their_classes_counted():
+    data = load_data("digits")
+    keep = torch.as_tensor(np.asarray(data.train.labels()) < 7)
+    found = Evaluation("seven", "none")
+
+    space = spaces.spaces(data, which="learned")["learned"]
+    _classes(found, space, data.test.tensor(), data.train.tensor()[keep][:300], data.validation.tensor())
+    assert found.modes == 10
+    # some of 300 records are misread (2 % of them), so a class that is missing may be found once or twice: the divergence tells
+    assert found.figures["classes_captured"].value <= 10
+    # three of ten classes of equal shares missing: KL(q || p) = log(10/7) = 0.357
+    assert found.value("class_kl") == pytest.approx(0.357, abs=0.1)
+    assert found.real["class_kl"].low <= 0.0 <= found.real["class_kl"].high
 
 
 def test_what_cannot_be_evaluated():

@@ -30,6 +30,8 @@ __all__ = ["Evaluation", "FeatureSpace", "evaluate"]
 RECORDS = 1000
 """Held-out records, and samples, that figures use at most: shares then have a standard error of 1.6 percentage points at most."""
 NEIGHBOURS = 5
+LEAST = 12
+"""Records below which samples are not compared: the two-sample classifier learns from half of them."""
 REPEATS = 6
 """Draws that are timed: the least and the greatest of six hold the median in 1 - 2 / 2^6 = 97 % of cases."""
 PATIENCE = 10.0
@@ -157,12 +159,12 @@ def _samples(
         return
     reference, train = held_out.tensor().double(), pick(data.train, FIT_RECORDS, seed).tensor().double()
     real, result.yardstick = _fresh(data, held_out, seed)
-    if min(n, len(real)) <= NEIGHBOURS:
-        result.notes.append(f"Too few records ({min(n, len(real))}) to compare samples with; more than {NEIGHBOURS} are needed.")
+    if min(n, len(real)) < LEAST:
+        result.notes.append(f"Too few records ({min(n, len(real))}) to compare samples with; at least {LEAST} are needed.")
         return
     found = features if isinstance(features, Mapping) else _spaces(data, features, inception)
     names = next((space for space in found.values() if space.classes), None)
-    if names is not None and hasattr(metrics, "class_statistics"):
+    if names is not None:
         _classes(result, names, reference, fake, real)
     for i, space in enumerate(found.values()):
         a, b, t = space(reference), space(fake), space(train)
@@ -175,10 +177,10 @@ def _samples(
             result.spaces[space.name] = inside
     _repeats(result, fake, real, train)
     _modes(result, data, fake)
-    if data.spec.kind == "table" and hasattr(metrics, "column_fidelity"):
+    if data.spec.kind == "table":
         from .fidelity import table_figures
 
-        table_figures(result, data, model, held_out, fake, real, condition, target, seed)
+        table_figures(result, data, held_out, fake, real, target, seed)
 
 
 def _spaces(data: Data, which: Sequence[str] | str | None, inception: str | None) -> dict[str, FeatureSpace]:
@@ -208,6 +210,7 @@ def in_space(reference: Tensor, other: Tensor, seed: int = 0, *, every: bool = T
             "mmd": metrics.kernel_distance(reference, other, kernel="gaussian"),
             "energy": metrics.energy_distance(reference, other),
             "sliced": metrics.sliced_wasserstein(reference, other),
+            "c2st": metrics.classifier_two_sample(reference, other, seed=seed),
         }
     return found
 
