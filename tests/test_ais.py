@@ -250,6 +250,14 @@ def test_same_seed_same_bits_and_no_global_randomness(known) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_known_answers() -> None:
+    answers = list(ais.known_answers())
+    assert len(answers) == 3
+    for answer in answers:
+        assert answer.holds, answer
+        assert answer.tolerance < 0.2
+
+
 def test_a_density_without_slopes_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs slopes"):
         Point.at(torch.zeros(3, 2), flat, lambda z: z.detach().sum(1))

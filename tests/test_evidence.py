@@ -218,6 +218,31 @@ def test_to_json_is_plain() -> None:
     assert json.loads(json.dumps(replace(found, ess=math.nan).to_json(), allow_nan=False))["ess"] is None
 
 
+def test_command(tmp_path: Any) -> None:
+    """`pushforward evidence RUN` prints bound, interval, gap, base measure and estimator, and writes every record's bound."""
+    import json
+
+    from click.testing import CliRunner
+
+    from pushforward.cli import app
+
+    path = tmp_path / "x.npy"
+    np.save(path, records())
+    model = pf.VAE(latent_dim=2, hidden=(8,)).fit(pf.load_data(path), out=tmp_path / "run", **FIT)
+    flags = ["--temperatures", "50", "--chains", "2", "--n", "6", "--simulated", "4", "--seed", "3", "--no-progress"]
+    done = CliRunner().invoke(app, ["evidence", str(tmp_path / "run"), *flags, "--out", str(tmp_path / "found.json")])
+    assert done.exit_code == 0, done.output
+    shown = done.output
+    assert "2 chains, 50 temperatures" in shown
+    assert "Base measure: density" in shown
+    assert "gap" in shown
+    state = json.loads((tmp_path / "found.json").read_text())
+    again = evidence(model, pf.load_data(path), temperatures=50, chains=2, n=6, simulated=4, seed=3, progress=False)
+    assert state["values"] == again.values.tolist()
+    value = again.log_prob
+    assert f"{value.value:.4f}  [{value.low:.4f}, {value.high:.4f}] nats per record" in shown
+
+
 def test_progress_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     data = pf.load_data(records())
     model, _ = linear(data)
@@ -225,6 +250,38 @@ def test_progress_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert "evidence: 100%" in error
     assert "gap: 100%" in error
+
+
+# -- the importance-weighted bound beside it -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("memory", "rows"), [(2**21, 4 * 100), (16 * 2 * 4 * 3, 4 * 3), (16 * 2 * 3, 3), (1, 1)])
+def test_importance_bound_is_its_definition_in_bounded_memory(monkeypatch: pytest.MonkeyPatch, memory: int, rows: int) -> None:
+    """log mean of K = 100 weights of each of 4 records, in however many steps and parts; never more than `rows` decoder rows at once.
+
+    The weights are those that were drawn on the way, put together here; the sums differ by rounding alone.
+    """
+    data = pf.load_data(np.random.default_rng(0).integers(0, 5, (100, 4, 4)).astype(np.uint8), support="levels(5)")
+    model = pf.VAE(latent_dim=2, hidden=(8,), network="mlp").fit(data, steps=20, batch_size=32, progress=False).double()
+    x, seen, widest = data.test[:4].tensor(torch.float64), {}, 0
+    weights = model._log_weights
+
+    def spy(x: Tensor, c: Any, source: Rng, samples: int, *rest: Any, **more: Any) -> Any:
+        nonlocal widest
+        found = weights(x, c, source, samples, *rest, **more)
+        widest = max(widest, len(x) * samples)
+        for row, w in zip(x, found[0]):
+            seen.setdefault(tuple(row.flatten().tolist()), []).append(w)
+        return found
+
+    monkeypatch.setattr(model, "_log_weights", spy)
+    monkeypatch.setattr("pushforward.models.latent.vae.MEMORY", memory)
+    bound = model._log_prob(x, None, Rng.seeded(0, x), samples=100)
+    assert widest == rows
+    for row, ours in zip(x, bound):
+        w = torch.cat(seen[tuple(row.flatten().tolist())])
+        assert len(w) == 100
+        torch.testing.assert_close(ours, w.logsumexp(0) - math.log(100), atol=1e-11, rtol=0)
 
 
 # -- what it refuses -----------------------------------------------------------------------------------------------------

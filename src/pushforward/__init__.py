@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .errors import RunError as RunError
     from .errors import Unsupported as Unsupported
     from .evaluate import evaluate as evaluate
+    from .evidence import evidence as evidence
     from .model import ClosedFormModel as ClosedFormModel
     from .model import GradientModel as GradientModel
     from .model import Model as Model
@@ -52,6 +53,7 @@ _HOME = {
     "RunError": "errors",
     "Unsupported": "errors",
     "evaluate": "evaluate",
+    "evidence": "evidence",
     "ClosedFormModel": "model",
     "GradientModel": "model",
     "Model": "model",

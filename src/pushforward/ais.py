@@ -15,7 +15,7 @@ in a shorter run beforehand and then kept: sizes that followed the chain's own p
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import ConfigError
+from .known import Known
 from .rng import Rng
 
 __all__ = [
@@ -316,3 +317,40 @@ def _rows(joint: Joint, x: Tensor, c: Tensor | None, chains: int, rng: Rng) -> t
         lambda z: joint.log_likelihood(rows, z, conditions),
         lambda: joint.sample_prior(len(rows), conditions, rng).detach().unflatten(0, (len(x), chains)),
     )
+
+
+def known_answers() -> Iterator[Known]:
+    """A linear-Gaussian model, x = W z + e with e ~ N(0, s^2 I): log p(x) = log N(x; 0, W W^T + s^2 I), and p(z | x), in closed form."""
+    source, s2 = Rng.seeded(0, torch.zeros((), dtype=torch.float64)), 0.25
+    W = source.randn(2, 4)
+    x = source.randn(5, 2) @ W + math.sqrt(s2) * source.randn(5, 4)
+    eye = torch.eye(4, dtype=W.dtype)
+    exact = torch.distributions.MultivariateNormal(torch.zeros_like(x[0]), W.T @ W + s2 * eye).log_prob(x)
+
+    def log_likelihood(x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
+        return -0.5 * (x - z @ W).square().sum(1) / s2 - 2 * math.log(2 * math.pi * s2)
+
+    def simulate(z: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
+        return z @ W + math.sqrt(s2) * rng.randn(len(z), 4)
+
+    joint = Joint(lambda n, c, rng: rng.randn(n, 2), standard_normal, simulate, log_likelihood)
+    how = Annealing(temperatures=400, chains=64, steps=2)
+    found = annealed_importance_sampling(joint, x, None, how, source)
+    # Independent chains: the error of log mean w is sd(w) / (mean(w) sqrt(C)), that of its mean over 5 records sqrt(5) times less.
+    error = float((found.log_weights - exact[:, None]).exp().std()) / math.sqrt(5 * how.chains)
+    because = "four standard errors by the spread of the weights"
+    yield Known("AIS log p(x) - log p(x), linear-Gaussian model, 5 records", 0.0, float((found.bound - exact).mean()), 4 * error, because)
+
+    # Reverse chains of a record share their start, so the error is had from the spread over records.
+    lower, upper = bidirectional(joint, 20, None, Annealing(temperatures=400, chains=16, steps=2), source)
+    gap = upper.bound - lower.bound
+    because = "four standard errors over 20 records"
+    yield Known("upper minus lower bound on simulated records", 0.0, float(gap.mean()), 4 * float(gap.std()) / math.sqrt(20), because)
+
+    def of_x(z: Tensor) -> Tensor:
+        return log_likelihood(x, z, None)
+
+    at, p, size = Point.at(source.randn(5, 2), standard_normal, of_x), source.randn(5, 2), source.rand(5, 1) / 5
+    there, q = leapfrog(standard_normal, of_x, at, p, 0.7, size, 10)
+    back, _ = leapfrog(standard_normal, of_x, there, -q, 0.7, size, 10)
+    yield Known("ten leapfrog steps there and back", 0.0, float((back.z - at.z).abs().max()), 1e-11, "rounding, over 20 steps")

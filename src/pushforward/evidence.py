@@ -29,6 +29,8 @@ __all__ = ["Evidence", "evidence"]
 
 MEMORY = 2**18
 """Decoder outputs held at a time, over all chains that run together."""
+ROWS = 2**12
+"""Chains that run together at most: of records with few entries, hidden layers fill the memory."""
 CHOICE = {"temperatures": 300, "chains": 4, "records": 20}
 """The shorter runs that choose an observation noise, on validation records."""
 FIRST, LEAST, MOST = 0.1, 0.00625, 1.6
@@ -223,7 +225,7 @@ def _records(data: Any) -> tuple[Records, Records | None]:
 
 def _together(x: Tensor, how: Annealing) -> int:
     """Records whose chains run side by side."""
-    return max(1, MEMORY // max(1, x[0].numel()) // how.chains)
+    return max(1, min(ROWS, MEMORY // max(1, x[0].numel())) // how.chains)
 
 
 def _parts(x: Tensor, how: Annealing) -> int:

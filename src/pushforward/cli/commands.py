@@ -309,3 +309,30 @@ def verify(ctx: click.Context, only: tuple[str, ...]) -> None:
 
     if not output.show_known(known_answers(only)):
         ctx.exit(1)
+
+
+@command("evidence", _arg("RUN"), OUT, OVERWRITE, derive=lambda run: _evidence_fields())
+def evidence(ctx: click.Context, run: str, out: str | None, overwrite: bool) -> None:
+    """Bound log p(x) by annealed importance sampling, for models with a decoder: VAEs, other priors over their codes, GANs.
+
+    --data is the data set whose test split to score; without it, the run's own. Prints the lower bound, and how far it lies below an
+    upper bound on records drawn from the model. --out FILE.json writes the figures and every record's bound.
+    """
+    from ..data import reload
+    from ..evidence import evidence as measure
+    from ..models import load
+    from ..store import Run
+
+    said = given(ctx, "Data")
+    data = _load({**_options_of(run), **said}) if "data" in said else reload(Run.open(run).data)
+    result = measure(load(run), data, **given(ctx, "Evidence"))
+    output.show_evidence(result)
+    if out:
+        output.write_json(result.to_json(), out, overwrite)
+
+
+def _evidence_fields() -> Groups:
+    from ..evidence import evidence as measure
+    from ..signatures import parameters
+
+    return [("Data", _data_fields(required=False)), ("Evidence", parameters(measure)[2:])]

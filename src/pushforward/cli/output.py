@@ -172,6 +172,27 @@ FIGURES_SHOWN = {"density": "density", "coverage": "coverage", "frechet": "Fréc
 """What is said of the further feature spaces."""
 
 
+def show_evidence(result: Any) -> None:
+    """The bound with its interval, how it was had, and the gap."""
+
+    def shown(estimate: Any) -> str:
+        return f"{estimate.value:.4f}" + (f"  [{estimate.low:.4f}, {estimate.high:.4f}]" if estimate.known else "")
+
+    table = _table("figure", f"{result.model}, value [95 % interval]")
+    given = "log p(x | condition)" if result.conditional else "log p(x)"
+    table.add_row(f"{given} >=", rf"{shown(result.log_prob)} nats per record".replace("[", r"\["))
+    for name, label in (("bits_per_dim", "bits/dim <="), ("lower", "simulated: lower"), ("upper", "simulated: upper"), ("gap", "gap")):
+        if getattr(result, name) is not None:
+            table.add_row(label, shown(getattr(result, name)).replace("[", r"\["))
+    table.add_row("effective chains", f"{result.ess:.1f}")
+    _print(table)
+    click.echo(f"{result.held_out} held-out records, {result.simulated} simulated ones; {result.seconds:.0f} s.")
+    click.echo(f"Base measure: {result.base_measure}.")
+    click.echo(f"Estimator: {result.estimator}.")
+    for note in result.notes:
+        click.echo(f"Note: {note}")
+
+
 def show_known(answers: Iterable[tuple[str, Any]]) -> bool:
     """The table of known answers; whether all hold."""
     import time

@@ -46,7 +46,8 @@ from ...train import Loss, Training
 __all__ = ["VAE"]
 
 MEMORY = 2**21
-"""Decoder outputs held at a time while the importance-weighted bound is computed: 8 MiB in float32, about a core's cache."""
+"""Raw decoder outputs, or values of the widest dense layer, held at a time while the importance-weighted bound is computed: 8 MiB in
+float32, about a core's cache."""
 
 
 class VAE(GradientModel):
@@ -270,8 +271,13 @@ class VAE(GradientModel):
         log_prior: Callable[[Tensor, Tensor | None], Tensor],
     ) -> Float[Tensor, " B"]:
         """log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k | x) with any log p(z) (or log p(z | c)), on values that a hook takes."""
-        q = self._gaussian(x, c)
-        step = max(1, MEMORY // max(1, x.numel()))
+        assert self.spec is not None
+        outputs = self._columns.total if self._columns is not None else self.spec.dim * (self._family or Bernoulli()).n_params
+        rows = max(1, MEMORY // max(outputs, self.latent_dim, *self.hidden))
+        if len(x) > rows:
+            parts = zip(x.split(rows), [None] * len(x) if c is None else c.split(rows))
+            return torch.cat([self.importance_bound(a, b, rng, samples, log_prior) for a, b in parts])
+        q, step = self._gaussian(x, c), max(1, rows // max(1, len(x)))
         total = x.new_full((len(x),), -math.inf)
         for start in range(0, samples, step):
             log_w, _, _ = self._log_weights(x, c, rng, min(step, samples - start), log_prior, q=q)
