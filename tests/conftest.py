@@ -1,9 +1,16 @@
 """Shared by all tests: one thread, one seed, and annotations of shape that are checked as the code runs."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Learned features are made once for all tests of a run, and never in the user's own cache.
+if "PUSHFORWARD_CACHE" not in os.environ:
+    os.environ["PUSHFORWARD_CACHE"] = tempfile.mkdtemp(prefix="pushforward-tests-")
+    atexit.register(shutil.rmtree, os.environ["PUSHFORWARD_CACHE"], ignore_errors=True)
 
 import pytest
 import torch

@@ -280,6 +280,14 @@ def compare(ctx: click.Context) -> None:
     click.echo(f"{result}\n{result.path / 'report.html'}")
 
 
+@command("report", _arg("FOLDER"))
+def report(ctx: click.Context, folder: str) -> None:
+    """Write a comparison's page again from what its folder holds, without training anything."""
+    from ..report import rewrite
+
+    click.echo(rewrite(folder))
+
+
 # -- look ------------------------------------------------------------------------------------------------------------------
 
 
