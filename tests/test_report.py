@@ -215,10 +215,10 @@ def test_density_beyond_that_of_real_records_is_not_called_best(points, tmp_path
         row("poor", figures("none", density=0.2)),
     ]
     text = write_report(comparison(rows, points), tmp_path / "r.html").read_text()
-    assert re.findall(r'data-name="quality" class="best"><span>([\d.]+)<', text) == ["0.900"]
+    assert re.findall(r'data-name="quality" class="best"><span><b>([\d.]+)<', text) == ["0.900"]
     sure = [row(r.label, figures("none", half=0.05, density=r.evaluation.value("density"))) for r in rows]
     text = write_report(comparison(sure, points), tmp_path / "s.html").read_text()
-    assert re.findall(r'data-name="quality" class="best"><span>([\d.]+)<', text) == ["0.900"]
+    assert re.findall(r'data-name="quality" class="best"><span><b>([\d.]+)<', text) == ["0.900"]
 
 
 # -- the terminal ---------------------------------------------------------------------------------------------------

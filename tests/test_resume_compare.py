@@ -207,6 +207,23 @@ def test_a_number_of_seeds_counts_from_zero_and_a_list_is_itself(data, tmp_path)
     assert seeds(seeds=(7,)) == [7]
 
 
+def test_the_command_line_goes_on_without_the_question(tmp_path, capfd):
+    from pushforward.cli import app
+
+    def run(*words: str) -> int:
+        with pytest.raises(SystemExit) as done:
+            app.main(["compare", *words, "--out", str(tmp_path / "c"), "--workers", "0"])
+        return done.value.code
+
+    assert run("--data", "ring", "--models", "gmm", "--seeds", "2", "--n", "50") == 0
+    assert run("--data", "ring", "--models", "gmm") == 1
+    assert "Go on with it: pushforward compare --resume --out " in capfd.readouterr().err
+    assert run("--resume", "--seeds", "4") == 2
+    assert "seeds: [0, 1] then, (0, 1, 2, 3) now" in capfd.readouterr().err
+    assert run("--resume") == 0
+    assert "2 of 2 jobs were finished before." in capfd.readouterr().err
+
+
 def test_loading_gives_what_was_compared(data, tmp_path):
     out = tmp_path / "c"
     made = compare([Gauss()], data, steps=2, seeds=2, n=20, workers=0, out=out, progress=False)

@@ -198,9 +198,12 @@ def compare(
         (needs the ray extra).
     n
         Held-out records and samples to evaluate with; None for all up to 1,000.
-    features, inception, target
-        As `evaluate` takes them: the feature spaces in which samples are compared (made once, and the same for all models), a file with
-        Inception's weights, and the column that is predicted after training on samples.
+    features
+        Feature spaces in which samples are compared, by name (see `evaluate`): made once, and the same for all models.
+    inception
+        A safetensors file with the Inception network's weights: its features then lead.
+    target
+        The column of a table that is predicted after training on samples.
     resume
         True to go on with the comparison in `out`, which was stopped: what is finished stays, trainings go on from their last
         checkpoints, and what failed is tried again. The rest of the question may be left out; where it is given, it must be the same.

@@ -264,7 +264,11 @@ def _compare_fields(_first: str | None) -> Groups:
 
     own = [f for f in parameters(run_all) if f.name != "data"]
     further = [replace(f, default=None) for f in parameters(Training) if f.name not in {"seed", *(f.name for f in own)}]
-    return [("Data", _data_fields()), ("Training", further), ("Comparison", [replace(f, default=None) if f.required else f for f in own])]
+    return [
+        ("Data", _data_fields(required=False)),
+        ("Training", further),
+        ("Comparison", [replace(f, default=None) if f.required else f for f in own]),
+    ]
 
 
 @command("compare", derive=_compare_fields)
@@ -272,11 +276,14 @@ def compare(ctx: click.Context) -> None:
     """Train several models on the same data for the same budget, and say what each is worth.
 
     Prints a leaderboard and writes report.html, which opens offline. --models takes names, with hyperparameters if you wish:
-    --models vae gan:loss=wasserstein realnvp:layers=4
+    --models vae gan:loss=wasserstein realnvp:layers=4. Ctrl-C stops it; --resume --out DIR goes on where it stopped.
     """
     from ..compare import compare as run_all
 
-    result = run_all(**{"models": None, **given(ctx, "Comparison")}, data=_load(given(ctx, "Data")), **given(ctx, "Training"))
+    own, data = given(ctx, "Comparison"), _load(given(ctx, "Data"))
+    if data is None and not own.get("resume"):
+        raise click.UsageError("Missing option '--data'.", ctx)
+    result = run_all(**{"models": None, **own}, data=data, **given(ctx, "Training"))
     click.echo(f"{result}\n{result.path / 'report.html'}")
 
 

@@ -29,12 +29,13 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure in a table: its text, smaller lines beneath, and whether none is better by more than luck explains."""
+    """One figure in a table: its text, smaller lines beneath, and its place."""
 
     name: str
     text: str
     below: tuple[str, ...] = ()
-    best: bool = False
+    place: str = ""
+    """`best` for the leader of the column, `tied` for those that cannot be told apart from it."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def heading(name: str) -> str:
 def leaderboard(done: Sequence[Entry], real: Mapping[str, Estimate]) -> Board:
     """The first table."""
     names = [n for n in COLUMNS if any(e.runs(n) for e in done)]
-    leaders = {n: {e.key for e in best(done, n)} for n in names if FIGURES[n].group != "cost"}
-    rows = [(e, [_cell(e, n, e.key in leaders.get(n, ())) for n in names]) for e in done]
+    leaders = {n: [e.key for e in best(done, n)] for n in names if FIGURES[n].group != "cost"}
+    rows = [(e, [_cell(e, n, leaders.get(n, [])) for n in names]) for e in done]
     meanings = [(heading(n), _meaning(n)) for n in names]
     return Board("", [heading(n) for n in names], rows, _real(names, real), meanings)
 
@@ -70,7 +71,7 @@ def _meaning(name: str) -> str:
     return explained(name) + further.get(name, "") + beneath
 
 
-def _cell(e: Entry, name: str, leads: bool) -> Cell:
+def _cell(e: Entry, name: str, leaders: Sequence[str]) -> Cell:
     figure = e.figure(name)
     if figure is None:
         return Cell(heading(name), "–", ("no likelihood",) if name == "log_prob" and e.kind == "none" else ())
@@ -84,7 +85,8 @@ def _cell(e: Entry, name: str, leads: bool) -> Cell:
     if name == "bits_per_dim":
         value = ("≤ " if e.kind == "bound" else MARK[e.kind]) + value
     below += [_beneath(n, other) for n in BESIDE.get(name, ()) if (other := e.figure(n)) is not None]
-    return Cell(heading(name), value, tuple(filter(None, below)), leads)
+    place = "" if e.key not in leaders else "best" if e.key == leaders[0] else "tied"
+    return Cell(heading(name), value, tuple(filter(None, below)), place)
 
 
 def _beneath(name: str, figure: Estimate) -> str:
