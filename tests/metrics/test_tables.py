@@ -31,6 +31,14 @@ def test_categories_score_one_minus_total_variation_and_missing_values_are_one()
     assert metrics.column_fidelity(real, fake, {"c"})["column c"].value == pytest.approx(1 - 0.6, abs=1e-12)
 
 
+def test_the_standard_error_of_two_categories_and_of_a_step_is_that_of_a_difference_of_shares():
+    # |p - q| with p = 30 of 100 and q = 80 of 200; the variance of a share from its records is p (1 - p) / (n - 1)
+    p, q = np.repeat([1, 0], [30, 70]), np.repeat([1, 0], [80, 120])
+    expected = math.sqrt(0.3 * 0.7 / 99 + 0.4 * 0.6 / 199)
+    assert metrics.column_fidelity({"a": p}, {"a": q}, {"a"})["column a"].stderr == pytest.approx(expected, rel=1e-9)
+    assert metrics.column_fidelity({"a": p}, {"a": q}, set())["column a"].stderr == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_missing_number_lies_below_all_others():
     real, fake = np.array([1.0, 2.0, 3.0, 4.0]), np.array([None, None, 3.0, 4.0], dtype=object)
     # F - G is -1/2 below 1, and less beyond
