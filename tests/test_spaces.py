@@ -211,6 +211,25 @@ def test_missing_classes_and_blur_are_seen(digits: Data, learned: FeatureSpace):
     assert figures(mean)[0] < precision - 0.3
 
 
+def test_features_know_damage(digits: Data, learned: FeatureSpace):
+    from pushforward.rng import Rng
+    from pushforward.spaces.learned import DAMAGES, _damaged
+
+    encoder: FeatureEncoder = learned.net.encoder  # type: ignore[assignment]
+    x = torch.cat([digits.test.tensor(), digits.validation.tensor()]) / 8 - 1
+    broken, kind = _damaged(x, Rng.seeded(3))
+    assert torch.equal(broken[kind == 0], x[:180][kind == 0])
+    for what in range(1, len(DAMAGES)):
+        moved = (broken - x[:180])[kind == what].abs().flatten(1).amax(1)
+        assert float((moved > 0).double().mean()) > 0.9  # two halves may fit
+    smooth = broken[kind == 1]
+    # 1, 2, 1 has no negative weight and sums to 1: nothing leaves the range, and dark and bright places approach each other
+    assert float(smooth.amax()) <= 1.0
+    assert float(smooth.std()) < float(x[:180][kind == 1].std())
+    right = (encoder.damage(encoder.features(broken)).argmax(1) == kind).double().mean()
+    assert float(right) > 0.5  # of 4 kinds, so a guess is right in a quarter: 0.25 + 4 standard errors of 0.032 is 0.38
+
+
 def test_without_labels_the_encoder_learns_by_contrast():
     data = some_digits(label=False)
     space = spaces(data, which="learned", cache=False)["learned"]

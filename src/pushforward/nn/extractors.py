@@ -106,4 +106,4 @@ class FeatureEncoder(nn.Module):
 def _shrink(x: Tensor, most: int | None) -> Tensor:
     if most is None or x.ndim != 4 or max(x.shape[2:]) <= most:
         return x
-    return avg_pool2d(x, math.ceil(max(x.shape[2:]) / most), ceil_mode=True, count_include_pad=False)
+    return avg_pool2d(x, math.ceil(max(x.shape[2:]) / most), ceil_mode=True)
