@@ -40,6 +40,9 @@ def learned(data: Data, seed: int = 0, cache: str | Path | Literal[False] | None
     With classes: a convolutional classifier, trained by cross-entropy; its last hidden layer (64 numbers) is the feature vector, and it can
     name classes. Without: an encoder for which two distorted views of one image are near each other and views of other images are not
     (SimCLR, Chen et al. 2020, eq. 1); the views are turned, scaled, shifted, and partly erased, never mirrored.
+
+    Either also learns to tell records that were left alone from blurred, noisy and wrongly joined ones. Nothing else would make it notice:
+    a classifier is right to overlook blur, and then calls blurred samples precise.
     """
     condition = data.schema.condition
     named = condition is not None and condition.kind == "classes" and condition.dim > 1 and data.train.condition is not None

@@ -41,9 +41,12 @@ def spaces(
     inception
         The user's safetensors file of Inception weights, see `inception_space`.
 
-    For images the learned space leads. A generator is asked for the right *things* in the right proportions, and a network that learnt to
-    tell these things apart moves when one is missing or malformed, while distances between pixels are ruled by brightness, stroke width
-    and position. Pixels stay beside it, for what a classifier is free to ignore.
+    For images the learned space leads. A generator is asked for the right *things*, whole, in the right proportions, and a network that
+    learnt to tell these things apart, and whole ones from damaged ones, moves when one is missing or malformed. Distances between pixels
+    are ruled by brightness, stroke width and position: on MNIST, blurring every sample *raises* precision to 1 there, as blurred images
+    lie between the sharp ones, and takes it from 0.93 to 0.05 in the learned space; two missing digits multiply the Fréchet distance by
+    1.4 among pixels and by 5.7 in the learned space (`results/feature_spaces.json`). Random filters and pixels stay beside it, for what
+    training may have taught it to overlook.
 
     Raises
     ------
