@@ -1,6 +1,8 @@
 """Planted failures of training and healthy training, 40 seeds of each: which alarms ring.
 
-python experiments/alarms.py [seeds [processes]]
+python experiments/alarms.py [seeds [processes [healthy seeds of each family]]]
+
+A run that was cut short goes on where results/alarms.json ends, when the seeds are the same.
 
 A failure is planted by hyperparameters or data; whether it happened in a run is judged by a criterion of its own, from the truth or from
 the trained model, that shares no code with the alarms. Only runs in which it happened count towards detection, and an alarm counts as heard
@@ -8,6 +10,7 @@ when the one of its kind stands at the end. A healthy run counts as a false alar
 """
 
 import functools
+import json
 import math
 import sys
 import time
@@ -248,20 +251,28 @@ def one(name: str, seed: int) -> tuple[bool, list[str], list[str]]:
     return did, list(ear.standing), ear.said
 
 
-def main(seeds: int, processes: int) -> None:
+def main(seeds: int, processes: int, each: int) -> None:
     with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        report(seeds, lambda name: list(pool.map(one, [name] * seeds, range(seeds))))
+        report(seeds, each, lambda name, n: list(pool.map(one, [name] * n, range(n))))
 
 
-def report(seeds: int, runs: Callable[[str], list[tuple[bool, list[str], list[str]]]]) -> None:
+def report(seeds: int, each: int, runs: Callable[[str, int], list[tuple[bool, list[str], list[str]]]]) -> None:
     settings = {
         "failures": {kind: plant.__doc__ for kind, plant in FAILURES.items()},
         "healthy": "each family with its own defaults in a smaller network, see HEALTHY",
     }
+    settings["seeds of each healthy family"] = each
     result = Result("alarms", settings=settings, seeds=range(seeds))
+    path = result.folder / "alarms.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if before.get("seeds") == result.seeds and not any("all families" in f["name"] for f in before["figures"]):
+        result.figures = [f for f in before["figures"] if not f["name"].startswith("healthy")]
+    done = {f["name"].partition(":")[0] for f in result.figures}
     for kind in FAILURES:
+        if kind in done:
+            continue
         started, happened, heard = time.perf_counter(), 0, 0
-        for did, standing, _ in runs(kind):
+        for did, standing, _ in runs(kind, seeds):
             happened += did
             heard += did and kind in standing
         print(f"{kind}: {(time.perf_counter() - started) / seeds:.2f} s a run", flush=True)
@@ -275,15 +286,15 @@ def report(seeds: int, runs: Callable[[str], list[tuple[bool, list[str], list[st
     total, false, spoken = 0, 0, 0
     for name in HEALTHY:
         started, alarms, said = time.perf_counter(), [], 0
-        for _, standing, on_the_way in runs(name):
+        for _, standing, on_the_way in runs(name, each):
             alarms += [", ".join(standing)] if standing else []
             said += bool(on_the_way)
-        print(f"{name}: {(time.perf_counter() - started) / seeds:.2f} s a run {alarms}", flush=True)
-        p = len(alarms) / seeds
-        error = math.sqrt(p * (1 - p) / seeds)
+        print(f"{name}: {(time.perf_counter() - started) / each:.2f} s a run {alarms}", flush=True)
+        p = len(alarms) / each
+        error = math.sqrt(p * (1 - p) / each)
         what = f"healthy {name}: false alarms" + (f" ({'; '.join(sorted(set(alarms)))})" if alarms else "")
         result.add(what, p, stderr=error, unit="share of runs", kind="measured", target="<= 0.05")
-        total, false, spoken = total + seeds, false + len(alarms), spoken + said
+        total, false, spoken = total + each, false + len(alarms), spoken + said
         result.write()
     p = false / total
     error = math.sqrt(p * (1 - p) / total)
@@ -294,4 +305,5 @@ def report(seeds: int, runs: Callable[[str], list[tuple[bool, list[str], list[st
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 40, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    given = [int(a) for a in sys.argv[1:]]
+    main(*(given + [40, 1, 40][len(given) :]))

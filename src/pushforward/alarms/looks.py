@@ -41,13 +41,19 @@ class Looks:
         self.judges = [o for o in loop.objectives if o.validate] if whole else []
 
     def affordable(self, loop: "Loop", last: bool = False) -> bool:
-        """Whether another look fits into the share of the time; the last may take a fifth of a second whatever the share."""
+        """Whether another look fits into the share of the time; the last may take a second, or twice the share."""
         if self.sample is None and not self.judges:
             return False
-        if not self.cost:
-            self.cost = self._forecast(loop)
         allowed = SHARE * loop.seconds - self.spent
-        return self.cost <= (max(allowed, 0.2, SHARE * loop.seconds) if last else allowed)
+        if last:
+            allowed = max(allowed, 1.0, 2 * SHARE * loop.seconds)
+        if not self.cost:
+            # Even the first 8 samples can be dear: half a round for each evaluation of the network, for a batch of that size.
+            pace = loop.seconds / max(loop.step, 1)
+            if 0.5 * getattr(loop.model, "nfe", 1) * pace * max(8 / loop.training.batch_size, 0.2) > allowed / 2:
+                return False
+            self.cost = self._forecast(loop, allowed)
+        return self.cost <= allowed
 
     def due(self, loop: "Loop") -> bool:
         """Whether it is time: some 20 looks in a run, none in its first seconds."""
@@ -55,18 +61,22 @@ class Looks:
             return False
         return self.affordable(loop)
 
-    def _forecast(self, loop: "Loop") -> float:
-        """The seconds of a look, from the times of 8 samples and of 64: many samplers cost per step, not per sample."""
-        taken = []
-        with _undisturbed(loop):
-            for n in (8, 64):
-                start = time.perf_counter()
-                if self._draw(loop, n) is None:
-                    self.sample = None
-                taken.append(time.perf_counter() - start)
-        self.spent += sum(taken)
-        few, more = taken
+    def _forecast(self, loop: "Loop", allowed: float) -> float:
+        """The seconds of a look, from those of 8 samples and, where these leave room, of 64: many samplers cost by the step."""
+        few = self._time(loop, 8)
+        if 8 * few > allowed:
+            return 0.02 + few * DRAWN / 8
+        more = self._time(loop, 64)
         return 0.02 + more + max(more - few, 0.0) * (DRAWN - 64) / (64 - 8)
+
+    def _time(self, loop: "Loop", n: int) -> float:
+        start = time.perf_counter()
+        with _undisturbed(loop):
+            if self._draw(loop, n) is None:
+                self.sample = None
+        taken = time.perf_counter() - start
+        self.spent += taken
+        return taken
 
     def look(self, loop: "Loop", last: bool = False) -> dict[str, Finding | None]:
         start = time.perf_counter()
@@ -76,8 +86,8 @@ class Looks:
             if x is not None:
                 found |= self._against(loop, x)
             found["exploding likelihood"] = self._precision(loop)
-        self.cost = time.perf_counter() - start
-        self.spent += self.cost
+        taken = time.perf_counter() - start
+        self.cost, self.spent = min(self.cost or taken, taken), self.spent + taken  # the first also divides the records into cells
         self.done_at = loop.progress
         return found
 
