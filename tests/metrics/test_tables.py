@@ -40,9 +40,9 @@ def test_the_standard_error_of_two_categories_and_of_a_step_is_that_of_a_differe
 
 
 def test_a_missing_number_lies_below_all_others():
-    real, fake = np.array([1.0, 2.0, 3.0, 4.0]), np.array([None, None, 3.0, 4.0], dtype=object)
-    # F - G is -1/2 below 1, and less beyond
-    assert metrics.column_fidelity({"a": real}, {"a": fake}, set())["column a"].value == pytest.approx(0.5, abs=1e-12)
+    real, fake = np.array([1.0, 2.0, 3.0, 4.0]), np.array([None, None, 1.0, 1.0], dtype=object)
+    # at 1, F = 1/4 and G = 1
+    assert metrics.column_fidelity({"a": real}, {"a": fake}, set())["column a"].value == pytest.approx(0.25, abs=1e-12)
 
 
 def test_pairs_of_numbers_score_by_their_correlations_where_both_are_there():
