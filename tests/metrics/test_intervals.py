@@ -122,3 +122,19 @@ def test_kernel_intervals_hold_0_between_equal_distributions(figure: Callable[..
 
 def test_sliced_intervals_hold_the_shift():
     assert held(lambda g: (metrics.sliced_wasserstein(*gaussians(g, 2, 0.5), projections=16), 0.5)) >= 82
+
+
+def test_frechet_plug_in_of_all_groups_is_the_distance_of_the_moments():
+    from pushforward.metrics.frechet import _distances, _grouped
+
+    g = torch.Generator().manual_seed(0)
+    x, y = gaussians(g, 5, 0.3, 1.2)
+    y[:, 4] = 2.0  # a feature that never moves: no Cholesky factor
+    masks = torch.ones(1, 16, dtype=torch.bool)
+    for a, b in ((x, y), (y, x), (x, x + 1)):
+        # Square roots of eigenvalues that should be 0 and are 1e-16: 1e-8
+        assert float(_distances(_grouped(a, 16)(masks), _grouped(b, 16)(masks))) == pytest.approx(metrics.frechet_between(a, b), abs=1e-7)
+    few = metrics.frechet(x[:15], y)
+    assert few.value == metrics.frechet_between(x[:15], y)
+    assert not few.known
+    assert "too few records for 5 features" in few.method

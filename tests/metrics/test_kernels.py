@@ -9,6 +9,7 @@ import torch
 from pushforward import metrics
 from pushforward.errors import ConfigError, DataError
 from pushforward.metrics import blocks
+from pushforward.metrics.intervals import distance_estimate
 from pushforward.metrics.kernels import _between, _within
 
 
@@ -61,6 +62,23 @@ def test_variances_less_projections_by_enumeration():
         + mean([k[a, c] * k[b, d] for a, b in rows for c, d in columns])
     )
     assert _between(k.sum(1), k.sum(0), float(k.square().sum())) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_interval_is_made_of_the_terms_by_enumeration():
+    x, y = randn(7, 3), randn(5, 3, seed=1) + 0.5
+    kernel = lambda a, b: (a @ b.T / 3 + 1) ** 3
+    xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
+    biased = xx.mean() + yy.mean() - 2 * xy.mean()  # |mu^|^2, the V-statistic
+    own = lambda k: (k.sum(1) - k.diagonal()) / (len(k) - 1)
+    a, b = own(xx) - xy.mean(1), own(yy) - xy.mean(0)
+    off = lambda k: (k - torch.diag(k.diagonal())).sum(1)
+    square = lambda k: float((k - torch.diag(k.diagonal())).square().sum())
+    null = 2 * _within(off(xx), square(xx)) / 42 + 2 * _within(off(yy), square(yy)) / 20
+    null += 4 * _between(xy.sum(1), xy.sum(0), float(xy.square().sum())) / 35
+    found = metrics.kernel_distance(x, y)
+    spread = 4 * float(a.var()) / 7 + 4 * float(b.var()) / 5
+    wanted = distance_estimate(found.value, bias=float(biased) - found.value, spread=spread, null=null, n=5, freedom=4)
+    assert (found.low, found.high, found.stderr) == pytest.approx((wanted.low, wanted.high, wanted.stderr), rel=1e-9)
 
 
 def test_polynomial_distance_is_unbiased_over_splits_of_one_set():

@@ -33,6 +33,13 @@ def test_repeated_records_have_the_same_quantiles():
     assert found.value < 0.14
 
 
+def test_equal_sets_have_no_distance_half_of_the_time():
+    # The cross product of independent halves has mean 0 and is skewed upwards: it falls below 0, and the value is 0, in more than half
+    # of all cases. P(Bin(40, 1/2) < 10) = 3e-4. The plug-in would never be 0.
+    found = [sliced_wasserstein(randn(64, 2, seed=2 * s), randn(64, 2, seed=2 * s + 1), projections=8) for s in range(40)]
+    assert sum(f.value == 0.0 for f in found) >= 10
+
+
 def test_halvings_are_balanced_and_orthogonal():
     signs = torch.stack([_parity(row) for row in range(GROUPS)]).double() * 2 - 1
     assert torch.equal(signs @ signs.T, GROUPS * torch.eye(GROUPS, dtype=torch.float64))
