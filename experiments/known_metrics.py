@@ -117,4 +117,4 @@ if __name__ == "__main__":
         frechet(result)
         balls(result, asked.seeds, asked.records)
         kernel(result)
-        classifier(result, 40)
+        classifier(result, 20)

@@ -92,6 +92,17 @@ def test_records_that_repeat_lie_in_their_own_ball():
     assert (m.precision, m.recall, m.coverage) == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("block", [1 << 22, 64, 1])
+def test_the_rim_of_a_ball_of_radius_0_survives_rounding(monkeypatch, block):
+    # In float64, and in tiles of any shape, |x|^2 + |x|^2 - 2 x.x of equal records is rounding noise of either sign.
+    monkeypatch.setattr(sys.modules["pushforward.metrics.blocks"], "BLOCK", block)
+    x = (100 * randn(8, 50)).repeat(8, 1)
+    got = neighbourhoods(x, x.flip(0))
+    assert got.balls.tolist() == [8] * 64  # its own eight copies, no other
+    assert got.recalled.all()
+    assert got.covered.all()
+
+
 def test_float32_clusters_smaller_than_its_rounding_are_told_apart():
     # Two clusters of sd 0.01, 1,000 apart: squares of 2.5e5 are rounded to 0.03 in float32, squared radii are 1e-4.
     where = torch.tensor([[-500.0, 0.0], [500.0, 0.0]]).double()[torch.arange(200) % 2]

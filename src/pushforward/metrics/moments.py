@@ -18,7 +18,7 @@ from ..errors import DataError
 
 __all__ = ["Moments", "moments", "reduce_moments"]
 
-ROWS = 2048
+ROWS = 1024
 """Records centred and multiplied at a time: the only copy of the features in float64."""
 COLUMNS = 256
 """Width of the column blocks of a triangle: wide enough for full speed, narrow enough to skip nearly half of the product."""
