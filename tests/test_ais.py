@@ -151,7 +151,7 @@ def test_weights_are_unbiased(reverse: bool, schedule: str) -> None:
     """E[w] = p(x) of forward chains and E[1/w] = 1/p(x) of reverse ones, over 40,000 chains of three temperatures.
 
     z ~ N(0, I), x ~ N(z, 4 I) has p(x) = N(0, 5 I) and p(z | x) = N(x / 5, 4/5 I), and 1/w has a finite variance even at one temperature (a
-    sharper likelihood's has not). Steps are far from mixing, so only exact bookkeeping of temperatures gives 1. Tolerance: 4.5 standard
+    sharper likelihood's has not). Steps are long, so that a move at a wrong temperature shows. Tolerance: 4.5 standard
     errors, with which any of the four tests fails by chance once in 70,000.
     """
     C, source, how = 40_000, rng(3), Annealing(temperatures=3, chains=40_000, steps=2, schedule=schedule)  # type: ignore[arg-type]
@@ -159,7 +159,7 @@ def test_weights_are_unbiased(reverse: bool, schedule: str) -> None:
     log_p = float(-0.1 * (x**2).sum() - math.log(2 * math.pi * 5))
     z = source.randn(1, C, 2)
     start = x / 5 + math.sqrt(0.8) * z if reverse else z
-    sizes = torch.full((3, 1), 0.2, dtype=torch.float64)
+    sizes = torch.full((3, 1), 0.8, dtype=torch.float64)
     found = ais.anneal(
         ais.standard_normal,
         lambda z: -0.125 * ((x - z) ** 2).sum(1) - math.log(2 * math.pi * 4),
