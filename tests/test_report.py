@@ -305,6 +305,8 @@ def test_counts(value, text):
 def test_holm_corrects_step_by_step():
     # sorted: 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.5 x 1, each at least the one before (Holm 1979)
     assert differences.holm([0.03, 0.5, 0.01, 0.02]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    # 0.011 x 2 would fall below 0.01 x 3: no p-value may be smaller than that of a clearer difference
+    assert differences.holm([0.011, 0.01, 0.9]) == pytest.approx([0.03, 0.03, 0.9])
     assert differences.holm([]) == []
 
 

@@ -107,7 +107,7 @@ def test_killed_and_interrupted_comparisons_go_on_to_the_same_figures(data, tmp_
         assert steps == sorted(set(steps))
 
 
-def test_resume_trains_what_is_missing_and_nothing_else(data, tmp_path):
+def test_resume_trains_what_is_missing_and_nothing_else(data, tmp_path, monkeypatch):
     out = tmp_path / "c"
     whole = compare([Gauss(), Duel()], data, steps=40, seeds=2, n=20, workers=0, out=out, progress=False)
     before = {p: p.read_bytes() for p in out.glob("runs/*/model.safetensors")}
@@ -119,7 +119,11 @@ def test_resume_trains_what_is_missing_and_nothing_else(data, tmp_path):
     (out / "jobs" / "duel-0.answer.json").unlink()  # killed before the first checkpoint
     (out / "runs" / "duel-0" / "model.safetensors").unlink()
     (out / "runs" / "duel-0" / "checkpoint" / "last.safetensors").unlink()
+    anew = []
+    fit = Duel.fit
+    monkeypatch.setattr(Duel, "fit", lambda self, *args, **given: anew.append(given["out"].name) or fit(self, *args, **given))
     again = compare(out=out, resume=True, workers=0, progress=False)
+    assert anew == ["duel-0"]  # the others went on
     assert [figures(r) for r in again.rows] == [figures(r) for r in whole.rows]
     assert {p: p.read_bytes() for p in before} == before
     kept = [p.parent.name for p in before if p.stat().st_mtime_ns == stamps[p]]
