@@ -53,7 +53,7 @@ def kernel_distance(
     """
     x, y = x.double(), y.double()
     if kernel == "polynomial":
-        return _estimate(x, y, lambda a, b: (a @ b.T).div_(a.shape[1]).add_(1.0).pow_(3), "U-statistic")
+        return _estimate(x, y, _cubic, "U-statistic")
     if kernel != "gaussian":
         raise ConfigError(f"kernel={kernel!r} is not known. Choose 'polynomial' or 'gaussian'.")
     if bandwidth is None:
@@ -64,6 +64,11 @@ def kernel_distance(
     scale = -0.5 / bandwidth**2
     gaussian = lambda a, b: squared_distances(a, b, b.square().sum(1)).clamp_min_(0.0).mul_(scale).exp_()
     return _estimate(x, y, gaussian, f"U-statistic, bandwidth {bandwidth:.4g}")
+
+
+def _cubic(a: Tensor, b: Tensor) -> Tensor:
+    t = (a @ b.T).div_(a.shape[1]).add_(1.0)
+    return t.square().mul_(t)  # several times faster than a power
 
 
 def energy_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Estimate:
