@@ -27,17 +27,6 @@ def test_standard_error_of_four_values():
     assert math.isnan(metrics.standard_error(torch.tensor([1.0])))
 
 
-def test_bootstrap_interval_has_the_width_of_the_normal_one():
-    values = randn(400)
-    low, high = metrics.bootstrap_interval(values, repeats=4000)
-    # A bootstrap quantile at p = 0.025 has standard error sqrt(p(1-p)/R)/phi(1.96) = 0.0423 sd for R = 4000; two ends: 0.06 of
-    # a width of 3.92 sd.
-    # Five of those are 7.7 % of the width; skewness of the mean of 400 normals is nought.
-    assert (high - low) / (2 * 1.96 * metrics.standard_error(values)) == pytest.approx(1.0, abs=0.08)
-    assert low < float(values.mean()) < high
-    assert metrics.bootstrap_interval(values, repeats=4000) == (low, high)
-
-
 # -- distances between samples --------------------------------------------------------------------------------------
 
 

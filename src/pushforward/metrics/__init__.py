@@ -8,7 +8,7 @@ from .answers import known_answers
 from .copying import CopyingTest, copied_share, copy_share, data_copying, distance_ratio, duplicate_share, mann_whitney_z, nearest
 from .estimate import Estimate
 from .frechet import frechet, frechet_between, frechet_distance
-from .intervals import bootstrap_interval, difference_estimate, mean_estimate, share_estimate
+from .intervals import difference_estimate, mean_estimate, share_estimate
 from .kernels import energy_distance, kernel_distance
 from .likelihood import bits_per_dim, standard_error
 from .modes import ClassStatistics, ModeStatistics, class_statistics, mode_statistics
@@ -29,7 +29,6 @@ __all__ = [
     "Neighbourhoods",
     "Utility",
     "bits_per_dim",
-    "bootstrap_interval",
     "class_statistics",
     "classifier_two_sample",
     "column_fidelity",
