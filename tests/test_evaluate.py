@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from toys import Duel, Gauss
 
-from pushforward import spaces
+from pushforward import metrics, spaces
 from pushforward.data import Data, load_data
 from pushforward.data.spec import DataSpec, categories, levels
 from pushforward.errors import ConfigError, DataError, NotFitted
-from pushforward.evaluate import Evaluation, FeatureSpace, _classes, evaluate
+from pushforward.evaluate import Evaluation, FeatureSpace, _classes, evaluate, verdict
 from pushforward.fidelity import table_figures
 from pushforward.metrics import Estimate
 from pushforward.model import ClosedFormModel
@@ -232,6 +232,21 @@ def test_labelled_images_have_their_classes_counted():
     # three of ten classes of equal shares missing: KL(q || p) = log(10/7) = 0.357
     assert found.value("class_kl") == pytest.approx(0.357, abs=0.1)
     assert found.real["class_kl"].low <= 0.0 <= found.real["class_kl"].high
+
+
+def test_two_tests_of_copying_are_read_together():
+    g = torch.Generator().manual_seed(0)
+    train, held, fresh = (torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (2000, 400, 400))
+
+    def said(fake: torch.Tensor) -> str:
+        return verdict(metrics.data_copying(train, held, fake), metrics.copied_share(train, held, fake))
+
+    assert said(fresh).startswith("No sign of copying")
+    assert said(train[:400]).startswith("Copying: samples lie nearer")
+    assert said(0.5 * fresh).startswith("Smooth rather than copied")  # near the middle every record has near neighbours
+    # A twentieth of copies moves no mean distance by three of its errors, but is more than chance accounts for.
+    some = metrics.CopyingTest(-1.0, -2.0, -2.0, -2.5, 4, 4, 0.0, 2000, 400, 400)
+    assert verdict(some, metrics.Estimate(0.05, 0.01, 0.09)).startswith("Copying: 5% of samples (1% to 9%) lie nearer to a training record")
 
 
 def test_what_cannot_be_evaluated():

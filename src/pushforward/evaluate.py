@@ -216,16 +216,30 @@ def in_space(reference: Tensor, other: Tensor, seed: int = 0, *, every: bool = T
 
 
 def _copying(result: Evaluation | None, train: Tensor, held: Tensor, fake: Tensor, seed: int, *, main: bool) -> dict[str, Estimate]:
-    test = metrics.data_copying(train, held, fake, seed=seed)
+    test, share = metrics.data_copying(train, held, fake, seed=seed), metrics.copied_share(train, held, fake)
     if main and result is not None:
-        result.copying = test.verdict
-    found = {
-        "copying": Estimate(test.z, test.z - 1.96, test.z + 1.96, 1.0, len(fake), "normal"),
-        "copied_share": metrics.copied_share(train, held, fake),
-    }
+        result.copying = verdict(test, share)
+    found = {"copying": Estimate(test.z, test.z - 1.96, test.z + 1.96, 1.0, len(fake), "normal"), "copied_share": share}
     with contextlib.suppress(DataError):  # every held-out record repeats a training record: the verdict says how little that leaves to see
         found["distance_ratio"] = metrics.distance_ratio(train, held, fake)
     return found
+
+
+def verdict(test: metrics.CopyingTest, share: Estimate) -> str:
+    """What the two tests of copying say together, in words.
+
+    C_T takes samples that are smoother than records for copies, as they lie near everything; the copied share, which asks whether they lie
+    nearer to training records than to others, misses copies under noise.
+    """
+    amount = f"{share.value:.0%} of samples ({max(0.0, share.low):.0%} to {share.high:.0%})"
+    if share.low > 0 and not test.copies:
+        return f"Copying: {amount} lie nearer to a training record than held-out records account for. {test.verdict}"
+    if test.copies and share.low <= 0:
+        return (
+            f"Smooth rather than copied: samples lie nearer to training records than held-out records do (C_T = {test.statistic:.1f}, "
+            f"{test.z:+.1f} standard deviations), but as near to held-out ones as to those."
+        )
+    return f"{test.verdict} {amount[0].upper()}{amount[1:]} owe their place to a training record." if test.copies else test.verdict
 
 
 def _repeats(result: Evaluation, fake: Tensor, real: Tensor, train: Tensor) -> None:
