@@ -1,6 +1,7 @@
 """`evidence`: what it says of models whose log p(x) is known, and of those it cannot score; the observation model; Parzen windows."""
 
 import math
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -192,7 +193,7 @@ def test_memory_bounds_the_records_that_run_together(monkeypatch: pytest.MonkeyP
     whole = evidence(model, data, **QUICK)
     assert widest == 12
     widest = 0
-    monkeypatch.setattr("pushforward.evidence.MEMORY", 2 * 2 * 5)
+    monkeypatch.setattr(sys.modules["pushforward.evidence"], "MEMORY", 2 * 2 * 5)  # pf.evidence is the function
     parts = evidence(model, data, **QUICK)
     assert widest == 4
     assert (whole.values - parts.values).abs().max() < 3

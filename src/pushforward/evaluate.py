@@ -30,8 +30,8 @@ __all__ = ["Evaluation", "FeatureSpace", "evaluate"]
 RECORDS = 1000
 """Held-out records, and samples, that figures use at most: shares then have a standard error of 1.6 percentage points at most."""
 NEIGHBOURS = 5
-LEAST = 12
-"""Records below which samples are not compared: the two-sample classifier learns from half of them."""
+LEAST = 20
+"""Records below which samples are not compared: what the copying test asks for."""
 REPEATS = 6
 """Draws that are timed: the least and the greatest of six hold the median in 1 - 2 / 2^6 = 97 % of cases."""
 PATIENCE = 10.0
