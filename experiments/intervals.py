@@ -116,6 +116,7 @@ def distances() -> Iterator[Case]:
         (8, 0.2, 1.1, "apart"),
         (32, 0.0, 1.0, "P = Q"),
         (32, 0.1, 1.1, "apart"),
+        (32, 0.3, 1.2, "far"),
     ]:
         what = f"{name}: N(0, I) and N({shift:g}, {sd:g}^2 I) in {d} dimensions"
 

@@ -61,9 +61,18 @@ def test_ends_are_where_the_score_test_turns(value: float):
     bias, spread, null = 0.1, 0.04, 0.004
     found = distance_estimate(value, bias=bias, spread=spread, null=null, n=10)
     rho = spread / 4 / (value + bias)
+    if value > 3 * math.sqrt(null):
+        rho = max(rho, (spread - 2 * null) / 4 / value)
     for end in (found.low, found.high):
         assert abs(value - end) / math.sqrt(null + 4 * rho * max(0.0, end)) == pytest.approx(1.959964, rel=1e-6)
     assert found.low < value < found.high
+
+
+def test_a_shift_along_the_larger_variances_has_their_error():
+    # mu = (1, 0, 0, 0), C = diag(4, 1, 1, 1) / 100: Var_1 = 4 mu C mu = 0.16, Var_2 = 2 tr C^2 = 0.0038, and the variance along mu is 0.04
+    found = distance_estimate(1.0, bias=0.07, spread=0.16 + 2 * 0.0038, null=0.0038, n=10)
+    for end in (found.low, found.high):
+        assert abs(1.0 - end) / math.sqrt(0.0038 + 4 * 0.04 * end) == pytest.approx(1.959964, rel=1e-6)
 
 
 def test_root_of_an_estimate_that_reaches_below_0():

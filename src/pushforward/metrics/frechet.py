@@ -27,7 +27,7 @@ EPS = torch.finfo(torch.float64).eps
 def frechet_distance(mean1: Float[Tensor, "d"], cov1: Float[Tensor, "d d"], mean2: Float[Tensor, "d"], cov2: Float[Tensor, "d d"]) -> float:
     """The squared 2-Wasserstein distance between two Gaussians, in squared feature units, computed in float64.
 
-    R is the Cholesky factor of whichever covariance has one; two singular ones cost an eigendecomposition.
+    R is the Cholesky factor of whichever covariance has one, and a pivoted one's columns up to the rank where both are singular.
     """
     shift = (mean1.double() - mean2.double()).square().sum()
     cov1, cov2 = cov1.double(), cov2.double()
@@ -145,10 +145,27 @@ def _congruent(cov1: Tensor, cov2: Tensor) -> Tensor:
             for j in range(0, len(a), COLUMNS):  # R = L vanishes above its diagonal: a third of the two products is left
                 inner[j:, j : j + COLUMNS] = lower[j:, j:].T @ (b[j:, j:] @ lower[j:, j : j + COLUMNS])
             return inner
-    values, vectors = torch.linalg.eigh(cov1)
-    kept = values > len(values) * EPS * values.max()  # below that, rounding: its square roots would add up
-    root = vectors[:, kept] * values[kept].sqrt()
+    root = _factor(cov1)
     return root.T @ cov2 @ root
+
+
+def _factor(cov: Tensor) -> Tensor:
+    """R (d, r) with S = R R^T and r the rank of a singular S, without what is rounding: its square roots would add up.
+
+    A Cholesky factorisation that pivots and stops at the rank (LAPACK's pstrf) takes a sixth of the time of the eigenvectors, which are the
+    way of other devices.
+    """
+    if cov.device.type == "cpu":
+        from scipy.linalg import get_lapack_funcs
+
+        (pstrf,) = get_lapack_funcs(("pstrf",), (cov.numpy(),))
+        lower, pivots, rank, _ = pstrf(cov.numpy(), lower=1)
+        root = torch.zeros(len(cov), rank, dtype=torch.float64)
+        root[torch.from_numpy(pivots).long() - 1] = torch.from_numpy(lower).tril()[:, :rank]
+        return root
+    values, vectors = torch.linalg.eigh(cov)
+    kept = values > len(values) * EPS * values.max()
+    return vectors[:, kept] * values[kept].sqrt()
 
 
 def _root_trace(inner: Tensor) -> Tensor:

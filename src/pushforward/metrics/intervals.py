@@ -17,6 +17,8 @@ from ..errors import ConfigError, DataError
 from .estimate import Estimate
 
 LEVEL = 0.95
+CLEAR = 3.0
+"""Null standard deviations beyond which a distance is not 0: by chance in 0.1 % of cases."""
 
 
 def normal_quantile(p: float) -> float:
@@ -103,7 +105,8 @@ def distance_estimate(
         Var D^ = 2 tr C^2 + 4 <mu, C mu>.
 
     The second term grows with D: it is 4 rho D, where rho = <mu, C mu> / |mu|^2 is the variance along mu. Taken at mu^, the first
-    and the second factor have expectations <mu, C mu> + tr C^2 and D + tr C, so rho^ = (spread / 4) / (D^ + bias), and the interval
+    and the second factor have expectations <mu, C mu> + tr C^2 and D + tr C, so rho^ = (spread / 4) / (D^ + bias); where D^ is clear
+    of 0 by three of its null deviations, rho^ is at least (spread - 2 null) / 4 D^, which assumes nothing of mu's direction. The interval
     is the set of all D that |D^ - D| <= t sqrt(null + 4 rho^ D) does not refuse: a score interval, as Wilson's is for a share.
     At D = 0 the law of D^ is that of a weighted sum of centred chi^2, of variance `null`; P(|D^| <= 1.96 sd) is 0.948 for a single
     chi^2_1 and tends to 0.95 for many, so a normal quantile serves there as well.
@@ -124,6 +127,8 @@ def distance_estimate(
     null, spread = max(null, 0.0), max(spread, 0.0)
     t = t_quantile(0.5 + LEVEL / 2, freedom) if math.isfinite(freedom) else normal_quantile(0.5 + LEVEL / 2)
     rho = spread / 4 / max(value + bias, 1e-300)
+    if value > CLEAR * math.sqrt(null):  # far from 0 the two terms can be told apart, and mu may lie along the larger variances of C
+        rho = max(rho, (spread - 2 * null) / 4 / value)
     half = t * math.sqrt(null)
     middle = value + 2 * t * t * rho
     root = math.sqrt(max(0.0, middle * middle - value * value + half * half))
