@@ -238,15 +238,15 @@ def test_two_tests_of_copying_are_read_together():
     g = torch.Generator().manual_seed(0)
     train, held, fresh = (torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (2000, 400, 400))
 
-    def said(fake: torch.Tensor) -> str:
-        return verdict(metrics.data_copying(train, held, fake), metrics.copied_share(train, held, fake))
+    def reading(fake: torch.Tensor) -> tuple[metrics.CopyingTest, Estimate]:
+        return metrics.data_copying(train, held, fake), metrics.copied_share(train, held, fake)
 
-    assert said(fresh).startswith("No sign of copying")
-    assert said(train[:400]).startswith("Copying: samples lie nearer")
-    assert said(0.5 * fresh).startswith("Smooth rather than copied")  # near the middle every record has near neighbours
-    # A twentieth of copies moves no mean distance by three of its errors, but is more than chance accounts for.
-    some = metrics.CopyingTest(-1.0, -2.0, -2.0, -2.5, 4, 4, 0.0, 2000, 400, 400)
-    assert verdict(some, metrics.Estimate(0.05, 0.01, 0.09)).startswith("Copying: 5% of samples (1% to 9%) lie nearer to a training record")
+    assert verdict({"raw": reading(fresh)}).startswith("No sign of copying")
+    assert verdict({"raw": reading(train[:400])}).startswith("Copying: 100% of samples")
+    assert verdict({"raw": reading(0.5 * fresh)}).startswith("Smooth rather than copied")  # in the middle all records are near
+    # Copies that one space alone can see are copies
+    said = verdict({"learned": reading(fresh), "pca": reading(train[:400])})
+    assert said.endswith("lie nearer to a training record than held-out records account for, in pca.")
 
 
 def test_what_cannot_be_evaluated():
