@@ -224,7 +224,50 @@ def classifiers() -> Iterator[Case]:
         )
 
 
-GROUPS = {f.__name__: f for f in (means, mixtures, frechets, distances, manifolds, classifiers)}
+def copies() -> Iterator[Case]:
+    d, sd = 2, 0.8
+    train = normal(1000, d, torch.Generator().manual_seed(7))  # the ratio is that of one set of training records
+    g = torch.Generator().manual_seed(8)
+    near = [metrics.nearest(normal(100_000, d, g, 0.0, s), train)[0].mean().item() for s in (1.0, sd)]
+
+    def ratio(n: int, g: torch.Generator) -> dict[str, tuple[Estimate, float]]:
+        return {"distance ratio": (metrics.distance_ratio(train, normal(n, d, g), normal(n, d, g, 0.0, sd)), near[1] / near[0])}
+
+    yield Case(f"N(0, {sd:g}^2 I) in {d} dimensions, 1,000 training records", "distance ratio", ratio, "mean of 100,000 distances")
+    for copied in (0.0, 0.3):
+
+        def share(n: int, g: torch.Generator, copied: float = copied) -> dict[str, tuple[Estimate, float]]:
+            known, fake = normal(2 * n, d, g), normal(n, d, g)
+            again = torch.rand(n, generator=g) < copied
+            fake[again] = known[torch.randint(2 * n, (int(again.sum()),), generator=g)]
+            return {"copied share": (metrics.copied_share(known, normal(n, d, g), fake), copied)}
+
+        yield Case(f"{copied:.0%} copies of 2 n training records in {d} dimensions", "copied share", share, "closed form")
+
+
+def tables() -> Iterator[Case]:
+    p = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
+    for shift, q, rho, name in ((0.0, p, 0.5, "P = Q"), (0.5, p.flip(0), -0.2, "apart")):
+
+        def draw(n: int, g: torch.Generator, shift: float = shift, q: torch.Tensor = q, rho: float = rho) -> dict[str, Any]:
+            sides = []
+            for mean, shares, r in ((0.0, p, 0.5), (shift, q, rho)):
+                z = normal(n, 2, g)
+                pair = {"a": z[:, 0] + mean, "b": r * z[:, 0] + math.sqrt(1 - r * r) * z[:, 1]}
+                sides.append((pair, {"c": torch.multinomial(shares, n, replacement=True, generator=g)}))
+            (real, kind), (fake, made) = [[{k: v.numpy() for k, v in t.items()} for t in side] for side in sides]
+            numbers, codes = metrics.column_fidelity(real, fake, set()), metrics.column_fidelity(kind, made, {"c"})
+            ks = math.erf(shift / math.sqrt(8))  # sup |Phi(x) - Phi(x - s)| = 2 Phi(s/2) - 1
+            return {
+                "column of numbers": (numbers["column a"], 1 - ks),
+                "pair of numbers": (numbers["pairs"], 1 - abs(rho - 0.5) / 2),
+                "column of categories": (codes["columns"], 1 - float((p - q).abs().sum()) / 2),
+            }
+
+        yield Case(f"a table: {name}", "column of numbers", draw, "closed form")
+
+
+GROUPS = {f.__name__: f for f in (means, mixtures, frechets, distances, manifolds, classifiers, copies, tables)}
 
 
 def coverage(case: Case, n: int, repeats: int, seed: int) -> dict[str, tuple[float, float]]:
