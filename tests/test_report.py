@@ -20,7 +20,7 @@ from pushforward.data import Data, load_data
 from pushforward.data.spec import DataSpec
 from pushforward.errors import RunError
 from pushforward.figures import Evaluation
-from pushforward.metrics import Estimate
+from pushforward.metrics import Estimate, mean_estimate
 from pushforward.model import ClosedFormModel
 from pushforward.report import differences, leaderboard, plots, rewrite, trilemma, words, write_report
 from pushforward.report.svg import Chart
@@ -360,6 +360,30 @@ def test_bounds_are_held_only_to_what_they_guarantee():
         differences.indistinct([exact, low, high], "log_prob")
         == "Log-likelihood: model C beats model A. No other difference may be claimed."
     )
+
+
+def test_likelihoods_are_compared_record_by_record():
+    g = torch.Generator().manual_seed(0)
+    common = 10 * torch.randn(3, 400, generator=g, dtype=torch.float64)  # some records are hard for every model
+
+    def made(key: str, better: float) -> leaderboard.Entry:
+        runs = []
+        for seed in range(3):
+            values = common[seed] + better + 0.1 * torch.randn(400, generator=g, dtype=torch.float64)
+            e = figures(log_prob=mean_estimate(values))
+            e.log_probs = values
+            runs.append(e)
+        return entry(key, *runs)
+
+    one, other = made("A", 0.0), made("B", 0.1)
+    found = differences.verdicts([one, other], "log_prob")["B", "A"]
+    # the difference of 0.1 has a standard error of sqrt(2) 0.1 / sqrt(1200) = 0.004 by record, and of 0.5 as a difference of two means
+    assert found.state == "better"
+    assert found.difference == pytest.approx(0.1, abs=0.02)
+    for e in other.done:
+        e.log_probs = None
+    assert differences.paired(one, other) == []
+    assert differences.verdicts([one, other], "log_prob")["B", "A"].state == "open"
 
 
 def test_likelihoods_of_different_measures_or_conditions_are_never_ranked():

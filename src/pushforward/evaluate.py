@@ -134,7 +134,7 @@ def _likelihood(result: Evaluation, model: Model, data: Data, held_out: Records,
     if lost:
         result.notes.append(f"{lost} of {len(log_prob)} held-out records have no finite log-likelihood under this model.")
         return
-    result.figures["log_prob"] = metrics.mean_estimate(log_prob)
+    result.log_probs, result.figures["log_prob"] = log_prob, metrics.mean_estimate(log_prob)
     if spec.discrete:
         result.figures["bits_per_dim"] = metrics.mean_estimate(metrics.bits_per_dim(log_prob, spec.dim))
     truth = data.truth

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from torch import Tensor
+
 from .metrics import Estimate
 from .model import Density
 
@@ -181,6 +183,8 @@ class Evaluation:
     """Records in the batches whose drawing was timed."""
     seed: int = 0
     notes: list[str] = field(default_factory=list)
+    log_probs: Tensor | None = field(default=None, repr=False, compare=False)
+    """log p(x) of each held-out record, (n,), in their order, for comparisons record by record. Not in the JSON; None when read back."""
     alarms: list[dict[str, Any]] = field(default_factory=list)
     """What training warned of and did not take back: {"kind", "step", "says", "remedy"}."""
 
@@ -191,14 +195,14 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; numbers that are not finite become None (JSON has no others)."""
-        state = {f.name: getattr(self, f.name) for f in fields(self)}
+        state = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "log_probs"}
         state["figures"], state["real"] = _plain(self.figures), _plain(self.real)
         state["spaces"] = {name: _plain(found) for name, found in self.spaces.items()}
         return state
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> "Evaluation":
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls)} - {"log_probs"}
         values = {k: v for k, v in state.items() if k in known}
         for name in ("figures", "real"):
             values[name] = _read(values.get(name) or {})

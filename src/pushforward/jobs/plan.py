@@ -1,5 +1,6 @@
 """What a comparison is to do, written down before it begins: so that another process can go on with it."""
 
+import contextlib
 import functools
 import importlib
 import shlex
@@ -45,6 +46,16 @@ class Row:
     seconds: float = 0.0
     """Wall time of the whole job: start, training, evaluation."""
 
+    @property
+    def log_probs(self) -> torch.Tensor | None:
+        """log p(x) of each held-out record, from the evaluation at hand or the run folder; None where there is none."""
+        if self.evaluation is None or self.evaluation.log_probs is not None:
+            return None if self.evaluation is None else self.evaluation.log_probs
+        file = self.run / "samples.safetensors"
+        with contextlib.suppress(RunError, OSError):
+            return _log_probs(file, file.stat().st_mtime_ns)
+        return None
+
     def to_json(self) -> dict[str, Any]:
         state = {k: getattr(self, k) for k in ("label", "model", "config", "seed", "command", "python", "error", "seconds")}
         return {**state, "run": self.run.name, "evaluation": None if self.evaluation is None else self.evaluation.to_json()}
@@ -55,6 +66,11 @@ class Row:
         own = {k: state[k] for k in ("label", "model", "config", "seed", "command", "python", "error", "seconds")}
         found = state["evaluation"]
         return cls(**own, run=path / "runs" / state["run"], evaluation=None if found is None else Evaluation.from_json(found))
+
+
+@functools.lru_cache(maxsize=512)  # every pair of models asks again
+def _log_probs(file: Path, _written: int) -> torch.Tensor | None:
+    return store.read_tensors(file)[0].get("log_probs")
 
 
 def fill(row: Row, found: Mapping[str, Any]) -> None:

@@ -99,8 +99,10 @@ def _taken_up(model: Model, data: Data, run: Path, condition: bool) -> bool:
 
 
 def _pictures(model: Model, data: Data, result: Evaluation, features: Mapping[str, FeatureSpace], seed: int) -> dict[str, torch.Tensor]:
-    """What the report draws: some samples, the training records nearest to the first of them, and a density in the plane."""
+    """What the report needs beside figures: log-likelihoods by record, samples and their nearest records, a density in the plane."""
     spec, out = data.spec, dict[str, torch.Tensor]()
+    if result.log_probs is not None:
+        out["log_probs"] = result.log_probs
     if type(model).supports("sample"):
         count, labels = 100 if spec.kind == "image" else 1000, None
         if result.conditional:

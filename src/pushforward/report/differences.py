@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..figures import FIGURES, comparable
+from ..metrics import Estimate, difference_estimate
 from .leaderboard import Entry, standard_error
 from .words import listed, merit, number
 
@@ -63,7 +64,8 @@ def verdicts(done: Sequence[Entry], name: str) -> dict[tuple[str, str], Verdict]
     Welch's (1947) test, on the figure as something of which more is better (a density's distance from 1, say; the logarithm of speed):
     the variance of a mean is s^2/k over its k seeds plus the squared standard error of a single run over its records, because all seeds
     share the held-out records. That counts the luck of sampling twice, so the tests err towards `open`. Pairs are corrected together
-    by Holm (1979). Likelihoods are compared only where `figures.comparable` allows; a lower bound against an exact value only in the
+    by Holm (1979). Likelihoods are compared record by record, which takes out what is common to both: some records are hard for every
+    model. They are compared only where `figures.comparable` allows; a lower bound against an exact value only in the
     direction that it guarantees.
     """
     found: list[Verdict] = []
@@ -125,6 +127,14 @@ BOUNDS = "both are lower bounds, whose gaps are unknown"
 
 def _gap(a: Entry, b: Entry, name: str) -> tuple[float, float, float]:
     """(difference of merits, its variance, degrees of freedom by Welch and Satterthwaite)."""
+    pairs = paired(a, b) if name == "log_prob" else []
+    if pairs:
+        gaps, errors = [d.value for d in pairs], [d.stderr for d in pairs]
+        gap, k = sum(gaps) / len(gaps), len(gaps)
+        parts = [(sum(e * e for e in errors) / k, pairs[0].n - 1)]
+        if k > 1:
+            parts.append((sum((v - gap) ** 2 for v in gaps) / (k - 1) / k, k - 1))
+        return _welch(gap, parts)
     gap, parts = 0.0, []
     for e, sign in ((a, 1.0), (b, -1.0)):
         runs = e.runs(name)
@@ -143,9 +153,23 @@ def _gap(a: Entry, b: Entry, name: str) -> tuple[float, float, float]:
             parts.append((sum(error**2 for error in known) / len(known), max(1, min((f.n for f in runs if f.n), default=1000) - 1)))
         elif k == 1 and not known:
             return gap, math.nan, math.nan
+    return _welch(gap, parts)
+
+
+def _welch(gap: float, parts: Sequence[tuple[float, int]]) -> tuple[float, float, float]:
+    """The gap with the sum of the (variance, degrees of freedom) and the degrees of that sum."""
     variance = sum(v for v, _ in parts)
     freedom = variance**2 / sum(v**2 / f for v, f in parts) if variance > 0 else math.inf
     return gap, variance, freedom
+
+
+def paired(a: Entry, b: Entry) -> list[Estimate]:
+    """For each seed the mean difference of log p(x), first less second, over the records that both were asked of; empty when unknown."""
+    first, second = ({r.seed: r.log_probs for r in e.rows if r.log_probs is not None} for e in (a, b))
+    both = [seed for seed in first if seed in second and len(first[seed]) == len(second[seed]) > 1]
+    if len(both) < max(len(a.runs("log_prob")), len(b.runs("log_prob"))):
+        return []
+    return [difference_estimate(first[seed], second[seed], paired=True) for seed in both]
 
 
 def _p_value(gap: float, variance: float, freedom: float, sided: int) -> float:

@@ -136,7 +136,7 @@ def _facts(comparison: "Comparison") -> list[tuple[str, str]]:
         ("One record", str(data.spec)),
         ("Budget", f"{_budget(comparison)} for each training"),
         ("Seeds" if len(comparison.seeds) > 1 else "Seed", seeds),
-        ("Made", f"{comparison.created}, in {duration(comparison.seconds)}"),
+        ("Made", comparison.created + (f", in {duration(comparison.seconds)}" if comparison.seconds else "")),
     ]
 
 
