@@ -264,3 +264,16 @@ def test_errors() -> None:
         model.sample(2, steps=0)
     with pytest.raises(ConfigError, match="samples must be at least 1, got 0; None evaluates all 1000"):
         model.log_prob(torch.zeros(2, 1), samples=0)
+
+
+def test_without_gradients_a_cpu_sees_a_few_records_at_a_time(monkeypatch):
+    model = DDPM(network="mlp", width=8, blocks=1).build(DataSpec("points", (3,))).double()
+    seen: list[int] = []
+    model.denoiser.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    z, t = torch.randn(10, 3, dtype=torch.float64), torch.arange(1, 11)
+    with torch.no_grad():
+        whole = model._expected(z, t, None)
+        monkeypatch.setattr("pushforward.models.diffusion.ddpm.CACHE", 3 * 4)
+        assert torch.allclose(model._expected(z, t, None), whole, rtol=1e-12)  # the same sums, in another order at most
+    model._expected(z, t, None)
+    assert seen == [10, 4, 4, 2, 10]  # with gradients all at once, as training has it

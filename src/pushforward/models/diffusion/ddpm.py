@@ -44,6 +44,8 @@ __all__ = ["DDPM"]
 SCHEDULES = {"linear": linear, "cosine": cosine}
 FEW = 16
 """Records of at most so many features are shown to the MLP as sinusoids too."""
+CACHE = 2**16
+"""Entries that the network sees at a time on a CPU: 512 images of 28 x 28 at once took 1.7 times as long for each as 64 did."""
 TINY = 144
 """Images with at most so many pixels (12 x 12) get the MLP, which learns them several times faster on a CPU."""
 
@@ -99,7 +101,7 @@ class DDPM(GradientModel):
 
     name = "ddpm"
     density = "bound"
-    estimator = "the variational bound, its terms between drawn at 64 stratified times for each record"
+    estimator = "the variational bound, its terms between drawn at 16 stratified times for each record"
     training = Training(lr=1e-3, ema=0.999, clip=1.0, schedule="cosine")
 
     noise: Schedule
@@ -196,11 +198,19 @@ class DDPM(GradientModel):
     def _expected(self, z: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
         """x_hat(z_t, t): z (B, *features), t (B,) integers 1 .. T -> (B, *features)."""
         alpha, sigma = self.noise.at(t, z)
-        output = self._net(z, t.to(z.dtype) / self.noise.T, c)
+        output = self._output(z, t.to(z.dtype) / self.noise.T, c)
         x = predicted_x(output, z, alpha, sigma, self.parametrisation)
         if self.entries.k:
             x = torch.where(self.entries.on_lattice, self.entries.expected(output, z, alpha, sigma), x)
         return self.entries.clamp(x)
+
+    def _output(self, z: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
+        """The network's output; without gradients on a CPU, a few records at a time, whose activations stay in its cache."""
+        rows = max(1, CACHE // self.features.dim)
+        if torch.is_grad_enabled() or z.device.type != "cpu" or len(z) <= rows:
+            return self._net(z, t, c)
+        parts = zip(z.split(rows), t.split(rows), [None] * len(z) if c is None else c.split(rows))
+        return torch.cat([self._net(*part) for part in parts])
 
     def _denoise_with(self, c: Tensor | None) -> Denoise:
         return lambda z, t: self._expected(z, torch.full((len(z),), t, device=z.device), c)
@@ -227,7 +237,7 @@ class DDPM(GradientModel):
 
     # -- evaluate likelihood ------------------------------------------------------------------------------------------
 
-    def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng, *, samples: int | None = 64) -> Tensor:
+    def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng, *, samples: int | None = 16) -> Tensor:
         """The evidence lower bound in nats, (B,); `samples` times for each record, stratified, or None for all T of them."""
         if samples is not None and samples < 1:
             raise ConfigError(f"samples must be at least 1, got {samples}; None evaluates all {self.noise.T} terms.")
