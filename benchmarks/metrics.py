@@ -196,7 +196,8 @@ if __name__ == "__main__":
         "repeats": asked.repeats,
         "peers that failed": failures,
     }
-    with Result("bench_metrics", settings=settings) as result:
+    part = "" if asked.suite is None else "_" + "".join(c if c.isalnum() else "-" for c in asked.suite.lower()).strip("-")
+    with Result(f"bench_metrics{part}", settings=settings) as result:  # one suite alone has a file of its own
         for suite, make in every.items():
             if asked.suite and asked.suite not in suite:
                 continue
