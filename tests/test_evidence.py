@@ -77,7 +77,7 @@ def covariance(model: Any) -> Tensor:
     z = torch.eye(2, dtype=torch.float64)
     mean = model._likelihood(torch.cat([z, 0 * z]), None).mean
     W = mean[:2] - mean[2:]
-    noise = model._likelihood(z[:1], None).family.parts(model._params(z[:1], None))[1].exp()
+    noise = model._likelihood(z[:1], None).family.parts(model.p_x(z[:1]))[1].exp()
     return W.T @ W + torch.diag(noise[0].expand(5) ** 2)
 
 
@@ -182,14 +182,14 @@ def test_memory_bounds_the_records_that_run_together(monkeypatch: pytest.MonkeyP
     """Two records at a time give the same bound as all at once, up to the chains' noise, and the widest call has 2 x C rows."""
     data = pf.load_data(records())
     model, _ = linear(data)
-    widest, decode = 0, model._params
+    widest, decode = 0, model.p_x.forward
 
     def params(z: Tensor, c: Tensor | None) -> Tensor:
         nonlocal widest
         widest = max(widest, len(z))
         return decode(z, c)
 
-    monkeypatch.setattr(model, "_params", params)
+    monkeypatch.setattr(model.p_x, "forward", params)
     whole = evidence(model, data, **QUICK)
     assert widest == 12
     widest = 0

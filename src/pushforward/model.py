@@ -9,6 +9,8 @@ hook                               meaning
 =================================  ====================================================================
 `_build(spec)`                     make the networks for records of this `DataSpec`
 `_objectives()`                    the named losses that training minimises (`GradientModel` only)
+`_prepare(data, seed)`             what the training records decide before the first step, such as sizes or initial values
+                                   (`GradientModel` only, optional); a loaded model has it from its weights
 `_estimate(data, training, run)`   fit by other means, such as EM (`ClosedFormModel` only)
 `_sample(n, c, rng)`               n records, (n, *shape)
 `_log_prob(x, c, rng)`             log p(x | c) in nats per record, (B,), with the family's `density` kind
@@ -403,6 +405,10 @@ class GradientModel(Model):
         from .train import train  # Fabric is imported when training starts, not before
 
         assert self.spec is not None
+        prepare = getattr(self, "_prepare", None)
+        if prepare is not None:
+            prepare(data, training.seed)
+            self.to(self.dtype)
         train(self, self._objectives(), data, training, run=run, observers=observers, conditional=self.spec.condition_dim > 0)
 
 

@@ -79,12 +79,12 @@ def test_maximum_likelihood_of_a_linear_vae_is_probabilistic_pca():
     evidence = -0.5 * (D * math.log(2 * math.pi) + lam[:d].log().sum() + (D - d) * s2.log() + D)
     # L-BFGS stops when the objective moves by less than 1e-14; near a quadratic optimum gradients of 1e-5 leave under 1e-8.
     assert float(-loss().detach()) == pytest.approx(float(evidence), abs=1e-6)
-    assert model.log_scale is not None
-    sigma = Gaussian().parts(torch.stack([model.log_scale.detach()] * 2))[1].exp()
+    assert model.p_x.log_scale is not None
+    sigma = Gaussian().parts(torch.stack([model.p_x.log_scale.detach()] * 2))[1].exp()
     assert float(sigma) == pytest.approx(float(s2.sqrt()), abs=1e-3)
     # Its decoder spans the principal subspace: what it maps to is within it.
     top = torch.linalg.eigh((x - x.mean(0)).T @ (x - x.mean(0)))[1][:, -d:]
-    W = model.networks["decoder"].layers[0].weight.detach()
+    W = model.p_x.net.layers[0].weight.detach()
     assert (W - top @ top.T @ W).norm() < 1e-3 * W.norm()
 
 
@@ -181,10 +181,10 @@ def test_every_likelihood_that_fits(likelihood, spec):
     model, b = build(spec, likelihood=likelihood), batch(spec)
     model._objectives()[0].loss(b).per_record.mean().backward()
     assert all(p.grad is not None for p in model.parameters())
-    assert (model.log_scale is not None) == (likelihood == "gaussian-shared")
-    if model.log_scale is not None:
-        assert model.log_scale.shape == {"points": (), "table": (3,)}[spec.kind]
-        assert (model.log_scale.grad != 0).all()
+    assert (model.p_x.log_scale is not None) == (likelihood == "gaussian-shared")
+    if model.p_x.log_scale is not None:
+        assert model.p_x.log_scale.shape == {"points": (), "table": (3,)}[spec.kind]
+        assert (model.p_x.log_scale.grad != 0).all()
 
 
 @pytest.mark.parametrize(

@@ -257,5 +257,5 @@ def known_answers() -> Iterator[Known]:
 
 def _noise(vae: VAE) -> Tensor:
     """The sd s of a linear-Gaussian VAE's likelihood."""
-    assert vae.log_scale is not None
-    return Gaussian().parts(torch.stack([vae.log_scale, vae.log_scale]))[1].exp()
+    assert vae.p_x.log_scale is not None
+    return Gaussian().parts(torch.stack([vae.p_x.log_scale, vae.p_x.log_scale]))[1].exp()

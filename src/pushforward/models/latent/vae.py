@@ -16,30 +16,19 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from ...ais import Joint
 from ...data.features import Features
-from ...data.spec import REAL, DataSpec, Support
-from ...errors import ConfigError, nearest
+from ...data.spec import REAL, DataSpec
+from ...decoders import Decoder
+from ...errors import ConfigError
 from ...known import Known
-from ...likelihoods import (
-    HALF_LOG_2PI,
-    Bernoulli,
-    Categorical,
-    ColumnLikelihood,
-    DiscretisedLogistic,
-    Gaussian,
-    Likelihood,
-    LikelihoodDistribution,
-    TruncatedGaussian,
-    for_support,
-)
+from ...likelihoods import HALF_LOG_2PI, Gaussian
 from ...model import Batch, GradientModel, Model, Objective
-from ...nn import decoder_for, encoder_for
+from ...nn import encoder_for
 from ...rng import Rng
 from ...train import Loss, Training
 
@@ -92,7 +81,6 @@ class VAE(GradientModel):
     """
 
     name = "vae"
-    scale_at: Tensor
     density = "bound"
     estimator = "the importance-weighted bound, K = 100"
     training = Training(lr=1e-3, schedule="cosine")
@@ -125,36 +113,15 @@ class VAE(GradientModel):
 
     def _build(self, spec: DataSpec) -> None:
         self._check_hyperparameters()
-        self._family, self._columns = _likelihood_for(self.likelihood_, spec)
-        mixed = self._columns is not None
-        shared = self.likelihood_ == "gaussian-shared"
         features = Features(spec)
         # Dense and convolutional layers absorb the map {0, 1} -> {-1, 1}, so binary records go in as they are.
         self._features = None if spec.support is not None and spec.support.name in ("binary", "real") else features
-        net = {
-            "hidden": self.hidden,
-            "condition_dim": spec.condition_dim,
-            "activation": self.activation,
-        }
+        net: dict[str, Any] = {"network": self.network, "activation": self.activation}
         self.networks = nn.ModuleDict()
         if self.encoder is None:
-            self.networks["encoder"] = encoder_for(features.shape, 2 * self.latent_dim, network=self.network, **net)
-        if self.decoder is None:
-            net["hidden"] = self.hidden[::-1]
-            if mixed:
-                assert self._columns is not None
-                self.networks["decoder"] = decoder_for(self.latent_dim, (self._columns.total,), **net)
-            else:
-                assert self._family is not None
-                own = self._family.n_params - shared
-                self.networks["decoder"] = decoder_for(self.latent_dim, spec.shape, params=own, network=self.network, **net)
-        self.log_scale = None
-        if shared and self._columns is not None:
-            at = [a.stop - 1 for f, a in zip(self._columns.likelihoods, self._columns.slices) if isinstance(f, _SCALED)]
-            self.register_buffer("scale_at", torch.tensor(at), persistent=False)
-            self.log_scale = nn.Parameter(torch.zeros(len(at)))
-        elif shared:
-            self.log_scale = nn.Parameter(torch.zeros(spec.shape if spec.kind == "table" else ()))
+            sizes = {"hidden": self.hidden, "condition_dim": spec.condition_dim}
+            self.networks["encoder"] = encoder_for(features.shape, 2 * self.latent_dim, **sizes, **net)
+        self.p_x = Decoder(spec, self.latent_dim, likelihood=self.likelihood_, hidden=self.hidden[::-1], own=self.decoder, **net)
         if self.prior is not None:
             self.prior.build(DataSpec("points", (self.latent_dim,), (REAL,)))
             if self.prior.density != "exact" or not isinstance(self.prior, GradientModel):
@@ -180,28 +147,6 @@ class VAE(GradientModel):
         mu, log_var = h.to(x.dtype).chunk(2, 1)
         return mu, log_var
 
-    def _params(self, z: Float[Tensor, "B d"], c: Tensor | None) -> Tensor:
-        """The raw parameters of p(x | z): (B, *shape, P), or (B, total) for a mixed table."""
-        net = self.decoder if self.decoder is not None else self.networks["decoder"]
-        h = net(z) if c is None else net(z, c)
-        assert self.spec is not None
-        if self.decoder is not None:
-            h = h.reshape(len(z), -1) if self._family is None else h.reshape(len(z), *self.spec.shape, -1)
-        if self.log_scale is None:
-            return h
-        if self._family is None:
-            return h.index_copy(1, self.scale_at, self.log_scale.to(h.dtype).expand(len(h), -1))
-        return torch.cat([h, self.log_scale.to(h.dtype)[..., None].expand_as(h)], -1)
-
-    def _log_likelihood(self, params: Tensor, x: Tensor) -> Float[Tensor, " B"]:
-        """log p(x | z), summed over entries: params of `_params`, x (B, *shape)."""
-        if self._family is None:
-            assert self._columns is not None
-            return self._columns.log_prob(params, x).sum(1, dtype=x.dtype)
-        if isinstance(self._family, Bernoulli):
-            return -F.binary_cross_entropy_with_logits(params.flatten(1), x.flatten(1), reduction="none").sum(1, dtype=x.dtype)
-        return self._family.log_prob(params, x).flatten(1).sum(1, dtype=x.dtype)
-
     # -- training ---------------------------------------------------------------------------------------------------------
 
     def _objectives(self) -> tuple[Objective, ...]:
@@ -214,7 +159,7 @@ class VAE(GradientModel):
         mu, log_var = self._gaussian(x, batch.c)
         sigma = torch.exp(0.5 * log_var)
         z = torch.addcmul(mu, sigma, batch.rng.randn(*mu.shape))
-        reconstruction = -self._log_likelihood(self._params(z, batch.c), x)
+        reconstruction = -self.p_x.log_prob(self.p_x(z, batch.c), x)
         kl = 0.5 * (mu.square() + sigma.square() - log_var - 1.0).sum(1)
         loss = reconstruction + kl if self.beta == 1.0 else reconstruction + self.beta * kl
         return Loss(loss, {"reconstruction": reconstruction, "kl": kl})
@@ -243,7 +188,7 @@ class VAE(GradientModel):
         log_q = (-0.5 * eps.square()).sum(2) - (0.5 * log_var.sum(1) + d * HALF_LOG_2PI)[:, None]
         x_k = x if samples == 1 else x.repeat_interleave(samples, 0)
         c_k = c if c is None or samples == 1 else c.repeat_interleave(samples, 0)
-        log_x = self._log_likelihood(self._params(z, c_k), x_k).view(B, samples)
+        log_x = self.p_x.log_prob(self.p_x(z, c_k), x_k).view(B, samples)
         log_ratio = log_prior(z, c_k).view(B, samples) - log_q
         return log_x + beta * log_ratio, log_x, log_ratio
 
@@ -271,9 +216,7 @@ class VAE(GradientModel):
         log_prior: Callable[[Tensor, Tensor | None], Tensor],
     ) -> Float[Tensor, " B"]:
         """log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k | x) with any log p(z) (or log p(z | c)), on values that a hook takes."""
-        assert self.spec is not None
-        outputs = self._columns.total if self._columns is not None else self.spec.dim * (self._family or Bernoulli()).n_params
-        rows = max(1, MEMORY // max(outputs, self.latent_dim, *self.hidden))
+        rows = max(1, MEMORY // max(self.p_x.outputs, self.latent_dim, *self.hidden))
         if len(x) > rows:
             parts = zip(x.split(rows), [None] * len(x) if c is None else c.split(rows))
             return torch.cat([self.importance_bound(a, b, rng, samples, log_prior) for a, b in parts])
@@ -292,10 +235,7 @@ class VAE(GradientModel):
 
     def emit(self, z: Float[Tensor, "B d"], c: Float[Tensor, "B C"] | None, rng: Rng | None) -> Float[Tensor, "B *shape"]:
         """A record for each code: a draw from p(x | z), or its mode when `rng` is None."""
-        params = self._params(z, c)
-        family = self._family or self._columns
-        assert family is not None
-        return family.mode(params) if rng is None else family.sample(params, rng)
+        return self.p_x.emit(self.p_x(z, c), rng)
 
     def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
         return self._gaussian(x, c)[0]
@@ -312,55 +252,10 @@ class VAE(GradientModel):
             return rng.randn(n, self.latent_dim) if self.prior is None else cast(Any, self.prior)._sample(n, None, rng)
 
         exact = Rng.seeded(0, next(self.parameters()))  # exact densities draw nothing
-        return Joint(draw, self._log_prior(exact), self.emit, lambda x, z, c: self._log_likelihood(self._params(z, c), x))
+        return Joint(draw, self._log_prior(exact), self.emit, lambda x, z, c: self.p_x.log_prob(self.p_x(z, c), x))
 
     def _likelihood(self, z: Tensor, c: Tensor | None) -> Distribution:
-        assert self.spec is not None
-        family = self._family or self._columns
-        assert family is not None
-        return LikelihoodDistribution(family, self._params(z, c), self.spec.shape)
-
-
-_SCALED = (Gaussian, TruncatedGaussian)
-
-
-def _likelihood_for(choice: str, spec: DataSpec) -> tuple[Likelihood | None, ColumnLikelihood | None]:
-    """(family of all entries, None), or (None, one family per column of a mixed table). Raises `DataError` when none fits."""
-    if spec.support is not None:
-        family = _chosen(choice, spec.support)
-        if family is None:
-            _named(choice, spec.support).check_support(spec.support)
-            raise AssertionError
-        return family, None
-    families = [_chosen(choice, s) for s in spec.columns]
-    if not any(families):
-        _named(choice, spec.columns[0]).check_support(spec.columns[0])
-    return None, ColumnLikelihood([f or for_support(s) for f, s in zip(families, spec.columns)])
-
-
-def _chosen(choice: str, support: Support) -> Likelihood | None:
-    """The chosen family for entries of this support, or None when it does not fit them."""
-    if choice == "auto":
-        return for_support(support)
-    family = _named(choice, support)
-    return family if support.name in family.supports else None
-
-
-def _named(choice: str, support: Support) -> Likelihood:
-    size = support.size or 2
-    if choice.startswith("gaussian"):
-        scale = "unit" if choice == "gaussian-unit" else "learned"
-        return TruncatedGaussian(scale) if support.name == "unit" else Gaussian(scale)
-    if choice == "bernoulli":
-        return Bernoulli()
-    if choice == "categorical":
-        return Categorical(size)
-    if choice == "discretised":
-        return DiscretisedLogistic(size)
-    raise ConfigError(f"There is no likelihood {choice!r}.{nearest(choice, _CHOICES)}")
-
-
-_CHOICES = ("auto", "bernoulli", "gaussian", "gaussian-unit", "gaussian-shared", "discretised", "categorical")
+        return self.p_x.distribution(self.p_x(z, c))
 
 
 def known_answers() -> Iterator[Known]:
@@ -411,12 +306,12 @@ def linear_gaussian(dim: int, latent: int, seed: int = 0) -> tuple[VAE, Callable
     generator = torch.Generator().manual_seed(seed)
     W = torch.linalg.qr(torch.randn(dim, latent, generator=generator, dtype=torch.float64)).Q * torch.arange(1, latent + 1)
     b = torch.randn(dim, generator=generator, dtype=torch.float64)
-    layer: Any = model.networks["decoder"]
+    layer: Any = model.p_x.net
     with torch.no_grad():
         layer.layers[0].weight.copy_(W)
         layer.layers[0].bias.copy_(b)
-    assert model.log_scale is not None
-    s = Gaussian().parts(torch.stack([model.log_scale, model.log_scale]))[1].exp().detach()
+    assert model.p_x.log_scale is not None
+    s = Gaussian().parts(torch.stack([model.p_x.log_scale, model.p_x.log_scale]))[1].exp().detach()
 
     def exact(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         eye = torch.eye(dim, dtype=x.dtype)
