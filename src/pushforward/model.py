@@ -187,6 +187,9 @@ class Model(nn.Module, ABC):
         from .plots import draw_samples
 
         assert self.spec is not None
+        if not self.supports("sample"):
+            write_card(run, density=self.density, parameters=sum(p.numel() for p in self.parameters()))
+            return
         hook, c, rng = self._hook("sample"), None, self._rng(None, 0)
         n = 64 if self.spec.kind == "image" else 1000
         if self.spec.condition_dim:

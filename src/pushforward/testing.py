@@ -58,7 +58,7 @@ def _accepted(make: Make) -> Iterator[tuple[str, Data]]:
 def _outputs(model: Model, data: Data, **kw: Any) -> list[torch.Tensor]:
     """What the model says of the data: samples, log-probabilities and codes, as tensors."""
     condition = {"condition": data.train.labels()[:5]} if kw else {}
-    found = [data.schema.encode(model.sample(5, seed=3, **condition))]
+    found = [data.schema.encode(model.sample(5, seed=3, **condition))] if model.supports("sample") else []
     if model.supports("log_prob"):
         found.append(model.log_prob(data.test, seed=4))
     if model.supports("encode"):
@@ -97,8 +97,8 @@ def check_every_kind(make: Make) -> None:
     """On each kind of data that the model accepts: valid samples, finite log-probabilities, codes of the right shape."""
     for kind, data in _accepted(make):
         model = make().fit(data, **SETTINGS)
-        records = model.sample(4, seed=0)
-        data.schema.encode(records)  # raises when a value is outside its support
+        if model.supports("sample"):
+            data.schema.encode(model.sample(4, seed=0))  # raises when a value is outside its support
         if model.supports("log_prob"):
             log_prob = model.log_prob(data.test)
             assert log_prob.shape == (len(data.test),), f"log_prob of {kind} has shape {tuple(log_prob.shape)}"
@@ -173,7 +173,10 @@ def check_float64(make: Make) -> None:
     """The model works in double precision."""
     _, data = next(_accepted(make))
     model = make().fit(data, **SETTINGS).double()
-    model.sample(3, seed=0)
+    if model.supports("sample"):
+        model.sample(3, seed=0)
+    if model.supports("encode"):
+        assert model.encode(data.test).dtype == torch.float64
     if model.supports("log_prob"):
         assert model.log_prob(data.test).dtype == torch.float64
     if isinstance(model, GradientModel):
@@ -184,12 +187,16 @@ def check_condition(make: Make) -> None:
     """A conditional model needs its condition, and another condition gives another answer."""
     for kind, data in _accepted(make):
         model = make().fit(data, condition=True, **_settings(steps=40))
-        _raises(DataError, "condition", lambda model=model: model.sample(2), "a conditional model sampled without a condition")
+        records = data.test.records()
+        without = (lambda m=model: m.sample(2)) if model.supports("sample") else (lambda m=model, r=records: m.encode(r))
+        _raises(DataError, "condition", without, "a conditional model sampled (or encoded) without a condition")
         classes = sorted(set(data.train.labels()))
         if model.supports("log_prob"):
             figures = [model.log_prob(data.test, condition=c, seed=0) for c in classes[:2]]
-        else:
+        elif model.supports("sample"):
             figures = [data.schema.encode(model.sample(64, condition=c, seed=0)).double() for c in classes[:2]]
+        else:
+            figures = [model.encode(records, condition=c) for c in classes[:2]]
         assert not torch.equal(*figures), f"{kind}: the condition changes nothing"
 
 
@@ -211,7 +218,8 @@ def check_bad_input(make: Make) -> None:
             )
         else:
             _raises(Unsupported, ":", lambda v=verb: getattr(model, v)(data.test), f"{verb} is not supported, yet raised nothing")
-    _raises(DataError, "condition", lambda: model.sample(2, condition=0), "an unconditional model accepted a condition")
+    answers = (lambda: model.sample(2, condition=0)) if model.supports("sample") else lambda: model.encode(data.test.records(), condition=0)
+    _raises(DataError, "condition", answers, "an unconditional model accepted a condition")
 
 
 CHECKS: dict[str, Callable[[Make], None]] = {

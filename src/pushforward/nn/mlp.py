@@ -13,7 +13,7 @@ from ..errors import ConfigError, nearest
 
 __all__ = ["MLP", "Activation", "activation_layer", "initialise"]
 
-Activation = Literal["relu", "leaky_relu", "elu", "silu", "gelu", "tanh", "softplus"]
+Activation = Literal["relu", "leaky_relu", "elu", "silu", "gelu", "tanh", "softplus", "sigmoid"]
 
 _LAYERS = {
     "relu": lambda: nn.ReLU(),
@@ -23,6 +23,7 @@ _LAYERS = {
     "gelu": lambda: nn.GELU(),
     "tanh": lambda: nn.Tanh(),
     "softplus": lambda: nn.Softplus(),
+    "sigmoid": lambda: nn.Sigmoid(),
 }
 
 
@@ -51,7 +52,7 @@ def initialise(layers: Sequence[nn.Module], activation: str) -> None:
                 fan_in /= stride
             else:
                 fan_out /= stride
-        smooth = activation == "tanh" or i == len(layers) - 1
+        smooth = activation in ("tanh", "sigmoid") or i == len(layers) - 1
         bound = math.sqrt(6.0 / (fan_in + fan_out if smooth else fan_in))
         nn.init.uniform_(weight, -bound, bound)
         if isinstance(bias, Tensor):
