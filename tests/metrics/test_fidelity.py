@@ -95,6 +95,19 @@ def test_intervals_hold_the_true_scores(unequal: bool):
     assert min(held.values()) > 51, held
 
 
+@pytest.mark.parametrize("categories", [{"a"}, set()])
+def test_tables_far_apart_have_the_interval_of_a_signed_difference(categories: set[str]):
+    # |p - q| = 0.4 is 11 deviations of the permuted difference, which is normal with the pooled variance: the 96 % quantile of the signed
+    # error is 1.751 of them (that of |h|, which would ignore the sign, 2.054). The 16th largest of 400 has a deviation of 0.11.
+    n, p, q = 400, 0.2, 0.6
+    above = []
+    for seed in range(12):
+        a, b = (np.repeat([0, 1], [round(n * (1 - share)), round(n * share)]) for share in (p, q))
+        score = metrics.column_fidelity({"a": a}, {"a": b}, categories, seed=seed)["column a"]
+        above.append((score.high - score.value) / math.sqrt((p + q) / 2 * (1 - (p + q) / 2) * 2 / n))
+    assert np.mean(above) == pytest.approx(1.751, abs=4 * 0.11 / math.sqrt(12))
+
+
 def test_constant_columns_and_missing_ones_do_no_harm():
     real = {"a": np.zeros(50), "b": rng().normal(size=50), "m": np.full(50, np.nan)}
     scores = metrics.column_fidelity(real, real, set())
