@@ -71,12 +71,8 @@ def _drive(ray: Any, jobs: Sequence[Job], data: Data, path: Path, workers: int |
             while waiting or running:
                 while waiting and len(running) < most:
                     job = waiting.pop(0)
-                    job.started = time.monotonic()
-                    job.row.error = job.obstacle(data)
-                    if job.row.error is None:
-                        asked = job.asked(threads)
-                        store.write_json(job.folder / f"{job.name}.json", asked)
-                        job.answered.unlink(missing_ok=True)
+                    asked = job.begin(data, threads)
+                    if asked is not None:
                         running[task.remote(json.dumps(asked), records, spaces, str(path.resolve()), token)] = job
                 done, _ = ray.wait(list(running), num_returns=1, timeout=0.2) if running else ([], [])
                 for reference in done:

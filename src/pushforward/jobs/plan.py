@@ -112,7 +112,26 @@ class Job:
             return "evaluating"
         return "training" if (self.row.run / "config.json").exists() else "starting"
 
-    def asked(self, threads: int) -> dict[str, Any]:
+    @property
+    def question(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def answered(self) -> Path:
+        return self.folder / f"{self.name}.answer.json"
+
+    def begin(self, data: Data, threads: int) -> dict[str, Any] | None:
+        """Start the job's clock and write down what its process is asked; None, and the row's error, where no process can do it."""
+        self.started = time.monotonic()
+        self.row.error = self._obstacle(data)
+        if self.row.error is not None:
+            return None
+        asked = self._asked(threads)
+        store.write_json(self.question, asked)
+        self.answered.unlink(missing_ok=True)
+        return asked
+
+    def _asked(self, threads: int) -> dict[str, Any]:
         """The job as JSON, for a process of its own."""
         cls = type(self.model)
         return {
@@ -125,7 +144,7 @@ class Job:
             "threads": threads,
         }
 
-    def obstacle(self, data: Data) -> str | None:
+    def _obstacle(self, data: Data) -> str | None:
         """Why no other process can do this job; None when one can."""
         cls = type(self.model)
         if (refusal := cls.accepts(data.spec)) is not None:
@@ -135,10 +154,6 @@ class Job:
             why = f"its {networks[0]} is a network that was passed in" if networks else "its class lives in the running script"
             return f"{cls.__name__} cannot be described to another process: {why}. Compare with workers=0, which stays in this process."
         return None
-
-    @property
-    def answered(self) -> Path:
-        return self.folder / f"{self.name}.answer.json"
 
 
 @dataclass

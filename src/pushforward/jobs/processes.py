@@ -68,9 +68,7 @@ def at_once(jobs: Sequence[Job], data: Data, path: Path, workers: int, progress:
             while waiting or running:
                 while waiting and len(running) < workers:
                     job = waiting.pop(0)
-                    job.started = time.monotonic()
-                    job.row.error = job.obstacle(data)
-                    if job.row.error is None:
+                    if job.begin(data, threads) is not None:
                         running[job.name] = _start(job, threads, jobs.index(job), lock)
                 for job in [j for j in jobs if j.name in running and running[j.name].poll() is not None]:
                     _finish(job, running.pop(job.name))
@@ -90,9 +88,6 @@ def announce(jobs: Sequence[Job], workers: int, path: Path, progress: bool) -> N
 
 
 def _start(job: Job, threads: int, slot: int, lock: int | None) -> "subprocess.Popen[bytes]":
-    file = job.folder / f"{job.name}.json"
-    store.write_json(file, job.asked(threads))
-    job.answered.unlink(missing_ok=True)
     threading = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     env = {**os.environ, **threading, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     if torch.cuda.device_count() > 1:
@@ -100,7 +95,7 @@ def _start(job: Job, threads: int, slot: int, lock: int | None) -> "subprocess.P
     with (job.folder / f"{job.name}.log").open("ab") as log:
         # A session of its own: Ctrl-C reaches this process alone, which tells the jobs. Its standard input closes when we die.
         return subprocess.Popen(
-            [sys.executable, "-c", CODE, str(file.resolve())],
+            [sys.executable, "-c", CODE, str(job.question.resolve())],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
