@@ -11,17 +11,17 @@ last layer divided by the square root of their number, as in Child 2021, section
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .conv import stages
 from .mlp import activation_layer, initialise
 
-__all__ = ["Ladder", "ResidualCell", "Scale", "SpectralNorms", "scales_of"]
+__all__ = ["Ladder", "ResidualCell", "Scale", "scales_of"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Scale:
 
 
 def scales_of(shape: Sequence[int], hidden: int, channels: int) -> list[tuple[tuple[int, int] | None, int]]:
-    """(size, width) of the scales for images of this shape, coarsest first: a dense one, then maps from the smallest to half the image's size.
+    """(size, width) of the scales for images, coarsest first: a dense one, then maps from the smallest to half the image's size.
 
-    Channels halve at each finer scale, down to an eighth: a 28 x 28 image gives [(None, hidden), ((7, 7), channels), ((14, 14), channels / 2)].
+    Channels halve at each finer scale, down to an eighth: 28 x 28 gives [(None, hidden), ((7, 7), channels), ((14, 14), channels / 2)].
     """
     sizes = stages(shape[1], shape[2])[1:][::-1]
     return [(None, hidden), *((size, max(8, channels // 2 ** min(i, 3))) for i, size in enumerate(sizes))]
@@ -192,11 +192,11 @@ class Ladder(nn.Module):
         self.see = nn.Linear(condition_dim, fine.width, bias=False) if condition_dim else None
         self.up = nn.ModuleList(nn.Sequential(*(ResidualCell(s.width, s.size is not None, **net) for _ in range(cells))) for s in scales)
         ends = [(s.size, s.width) for s in scales]
-        self.coarser = nn.ModuleList(_Move(f, c, True, activation) for c, f in zip(ends, ends[1:]))
+        self.coarser = nn.ModuleList(_Move(f, c, True, activation) for c, f in pairwise(ends))
         # Top-down.
         self.start = nn.Parameter(torch.zeros(scales[0].width))
         self.tell = nn.Linear(condition_dim, scales[0].width, bias=False) if condition_dim else None
-        self.finer = nn.ModuleList(_Move(f, c, False, activation) for c, f in zip(ends, ends[1:]))
+        self.finer = nn.ModuleList(_Move(f, c, False, activation) for c, f in pairwise(ends))
         self.where = [i for i, s in enumerate(scales) for _ in range(s.groups)]
         self.groups = nn.ModuleList(_Group(scales[i], j == 0, cells, **net) for j, i in enumerate(self.where))
         self.head = _Head(shape, fine, out, activation)
@@ -225,13 +225,13 @@ class Ladder(nn.Module):
         h = self.start.expand(n, -1)
         return h if self.tell is None or c is None else h + self.tell(c)
 
-    def enter(self, l: int, h: Tensor) -> Tensor:  # noqa: E741
+    def enter(self, l: int, h: Tensor) -> Tensor:
         """The state at the scale of group l, from that after group l - 1."""
         for i in range(0 if l == 0 else self.where[l - 1], self.where[l]):
             h = self.finer[i](h)
         return h
 
-    def prior(self, l: int, h: Tensor) -> tuple[Tensor, Tensor] | None:  # noqa: E741
+    def prior(self, l: int, h: Tensor) -> tuple[Tensor, Tensor] | None:
         """(mu, log sigma) of p(z_l | z_<l), or None for N(0, I), which is the first group's."""
         group: Any = self.groups[l]
         if group.prior is None:
@@ -239,14 +239,14 @@ class Ladder(nn.Module):
         mu, raw = group.prior(group.activation(h)).chunk(2, 1)
         return mu, self._bounded(raw)
 
-    def residual(self, l: int, h: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:  # noqa: E741
+    def residual(self, l: int, h: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(d mu, log d sigma) of q(z_l | z_<l, x) relative to the prior."""
         group: Any = self.groups[l]
         both = group.look(maps[self.where[l]] + group.mix(h))
         mu, raw = group.residual(group.activation(both)).chunk(2, 1)
         return mu, self._bounded(raw)
 
-    def absorb(self, l: int, h: Tensor, z: Tensor) -> Tensor:  # noqa: E741
+    def absorb(self, l: int, h: Tensor, z: Tensor) -> Tensor:
         """The state after group l."""
         group: Any = self.groups[l]
         return group.cells(h + group.absorb(z))
@@ -278,30 +278,3 @@ class _Head(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         h = self.layer(self.activation(h))
         return h.unflatten(1, (self.depth, -1)).movedim(2, -1) if self.depth else h
-
-
-class SpectralNorms(nn.Module):
-    """The largest singular value of each layer of a network, by power iteration: one step a call (Yoshida & Miyato 2017).
-
-    A convolution's weight is taken as the matrix (out, in * height * width), as NVAE (section 3.2) and Miyato et al. (2018) do.
-    """
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-        self._layers = [m for m in net.modules() if isinstance(m, kinds)]  # in a list: the network has registered them
-        for i, layer in enumerate(self._layers):
-            self.register_buffer(f"u{i}", F.normalize(torch.randn(len(layer.weight)), dim=0))
-
-    def forward(self) -> Tensor:
-        """The sum of the norms, with its gradient; the iteration goes on only in training mode."""
-        total = torch.zeros((), device=self._layers[0].weight.device, dtype=self._layers[0].weight.dtype)
-        for i, layer in enumerate(self._layers):
-            W, u = layer.weight.flatten(1), getattr(self, f"u{i}")
-            with torch.no_grad():
-                v = F.normalize(W.T @ u, dim=0)
-                u = F.normalize(W @ v, dim=0)
-                if self.training:
-                    getattr(self, f"u{i}").copy_(u)
-            total = total + u @ W @ v
-        return total

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from ...ais import Joint, standard_normal
@@ -32,9 +32,11 @@ from ...known import Known
 from ...likelihoods import Gaussian
 from ...model import Batch, GradientModel, Objective
 from ...nn import network_for
-from ...nn.ladder import Ladder, Scale, SpectralNorms, scales_of
+from ...nn.ladder import Ladder, Scale, scales_of
+from ...nn.spectral import SpectralNorms
 from ...rng import Rng
 from ...train import Loss, Training
+from .linear_ladder import LinearLadder
 
 __all__ = ["HierarchicalVAE"]
 
@@ -50,8 +52,8 @@ class HierarchicalVAE(GradientModel):
     Parameters
     ----------
     groups
-        Groups of latents at each scale, coarsest first: a dense scale, then for images maps from the smallest size (4 to 7 a side) up to half
-        the image's. Scales that are not named hold none. Without maps every group is dense, sum(groups) in all.
+        Groups of latents at each scale, coarsest first: a dense scale, then for images maps from the smallest size (4 to 7 a side) up to
+        half the image's. Scales that are not named hold none. Without maps every group is dense, sum(groups) in all.
     latent_dim
         Latents of a dense group.
     latent_channels
@@ -63,8 +65,8 @@ class HierarchicalVAE(GradientModel):
     cells
         Residual cells of each group in the decoder, and of each scale in the encoder.
     cell
-        Of the maps: `plain`, two 3x3 convolutions, or `separable`, NVAE's depthwise one, which has fewer weights and on a CPU takes four times
-        as long.
+        Of the maps: `plain`, two 3x3 convolutions, or `separable`, NVAE's depthwise one, which has fewer weights and on a CPU takes
+        about twice as long.
     network
         `auto` takes maps for images of at least 16 x 16 and dense scales otherwise.
     activation
@@ -74,18 +76,19 @@ class HierarchicalVAE(GradientModel):
     anneal
         Share of the budget over which the weight of the KL rises from 0 to 1. NVAE takes 0.3 of its epochs.
     balance
-        Weigh the groups' KL terms while their weight rises, by gamma_l proportional to E[KL_l] per latent, the mean of all 1: it makes groups
-        that say much dear and groups that say little cheap, so that none stays empty (Vahdat et al. 2018, appendix H; NVAE, appendix A).
+        Weigh the groups' KL terms while their weight rises, by gamma_l proportional to E[KL_l] per latent, the mean of all 1: it makes
+        groups that say much dear and groups that say little cheap, so that none stays empty (Vahdat et al. 2018, appendix H; NVAE,
+        appendix A).
     spectral
         Weight of the sum of all layers' largest singular values (NVAE, equation 4, takes 1e-2 to 1e-1 with larger networks); 0 for none.
 
     Notes
     -----
-    Terms reported in training, in nats per record: `reconstruction` = -E_q[log p(x | z)], `kl` = sum of the groups' KL terms, `kl/1` (top) to
-    `kl/L`, and `active groups`, those with a mean KL above 0.01 nats. The loss on validation records is the negative ELBO with all weights 1.
+    Terms reported in training, in nats per record: `reconstruction` = -E_q[log p(x | z)], `kl` = sum of the groups' KL terms, `kl/1` (top)
+    to `kl/L`, and `active groups`, those with a mean KL above 0.01 nats. The loss on validation records is the negative ELBO, weights 1.
 
-    `encode` gives the whitened posterior means u of all groups, top first, each with the groups above at their means; `decode` takes the same.
-    Their prior is N(0, I), so `decode` of standard normal codes is `sample(mode=True)`.
+    `encode` gives the whitened posterior means u of all groups, top first, each with the groups above at their means; `decode` takes
+    the same. Their prior is N(0, I), so `decode` of standard normal codes is `sample(mode=True)`.
 
     Raises `DataError` when the likelihood does not fit the data, `ConfigError` when a size is impossible.
     """
@@ -95,7 +98,7 @@ class HierarchicalVAE(GradientModel):
     estimator = "the importance-weighted bound, K = 100"
     training = Training(lr=1e-3, schedule="cosine", clip=100.0)
     unsupported = {
-        "posterior": "the groups of q(z | x) depend on one another, so it has no mean of its own; encode gives the code, log_prob the bound."
+        "posterior": "the groups of q(z | x) depend on one another, so it has no closed form; encode gives the code, log_prob the bound."
     }
 
     def __init__(
@@ -172,7 +175,8 @@ class HierarchicalVAE(GradientModel):
         if len(self.groups) > len(found):
             sizes = ["dense", *(f"{size[0]} x {size[1]}" for size, _ in found if size is not None)]
             raise ConfigError(
-                f"groups={self.groups} names {len(self.groups)} scales; images of {shape[1]} x {shape[2]} have {len(found)}: {', '.join(sizes)}."
+                f"groups={self.groups} names {len(self.groups)} scales; images of {shape[1]} x {shape[2]} have {len(found)}: "
+                f"{', '.join(sizes)}."
             )
         counts = [*self.groups, *(0 for _ in found)]
         return [Scale(s, w, n, self.latent_dim if s is None else self.latent_channels) for (s, w), n in zip(found, counts)]
@@ -185,7 +189,7 @@ class HierarchicalVAE(GradientModel):
     def _infer(self, maps: list[Tensor], c: Tensor | None, rng: Rng | None) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
         """Down the ladder with draws from q (means when `rng` is None): the last state, and (u, m, log s) of q(u_l) = N(m, s^2) a group."""
         h, found = self.ladder.begin(len(maps[0]), c), []
-        for l in range(len(self.ladder.shapes)):  # noqa: E741
+        for l in range(len(self.ladder.shapes)):
             h = self.ladder.enter(l, h)
             shift, log_s = self.ladder.residual(l, h, maps)
             prior = self.ladder.prior(l, h)
@@ -198,7 +202,7 @@ class HierarchicalVAE(GradientModel):
     def _generate(self, u: Tensor, c: Tensor | None) -> Tensor:
         """The raw parameters of p(x | z) at whitened latents u, (B, d)."""
         h, sizes = self.ladder.begin(len(u), c), [math.prod(s) for s in self.ladder.shapes]
-        for l, (shape, part) in enumerate(zip(self.ladder.shapes, u.split(sizes, 1))):  # noqa: E741
+        for l, (shape, part) in enumerate(zip(self.ladder.shapes, u.split(sizes, 1))):
             h = self.ladder.enter(l, h)
             prior, part = self.ladder.prior(l, h), part.unflatten(1, shape)
             h = self.ladder.absorb(l, h, part if prior is None else torch.addcmul(prior[0], torch.exp(prior[1]), part))
@@ -270,7 +274,7 @@ class HierarchicalVAE(GradientModel):
         return log_w.view(-1, samples)
 
     def group_kl(self, records: Any, *, condition: Any = None, seed: int = 0) -> Float[Tensor, "n L"]:
-        """KL(q(z_l | z_<l, x) || p(z_l | z_<l)) of each group for each record, in nats, at one draw of the groups above. Sums to the `kl` term."""
+        """KL(q(z_l | z_<l, x) || p(z_l | z_<l)) of each group, in nats, at one draw of the groups above; they sum to the `kl` term."""
         self._ready("group_kl")
         rng, parts = self._rng(None, seed), []
         with torch.no_grad():
@@ -280,7 +284,7 @@ class HierarchicalVAE(GradientModel):
         return torch.cat(parts)
 
     def _sample(self, n: int, c: Tensor | None, rng: Rng, *, temperature: float = 1.0, mode: bool = False) -> Tensor:
-        """Records drawn from p(x | z), z from the prior with every sigma times `temperature`; with `mode` the most probable record at each z."""
+        """Records from p(x | z), z from the prior with every sigma times `temperature`; with `mode` the most probable record at each z."""
         if temperature < 0:
             raise ConfigError(f"temperature must not be negative, got {temperature}.")
         u = temperature * rng.randn(n, self.code_dim)
@@ -309,66 +313,6 @@ class HierarchicalVAE(GradientModel):
 def _kl(m: Tensor, log_s: Tensor) -> Tensor:
     """KL(N(m, s^2) || N(0, 1)) summed over a group's latents, (B,): equation 2 of NVAE, with m = d mu / sigma and s = d sigma."""
     return 0.5 * (m.square() + torch.exp(2.0 * log_s) - 2.0 * log_s - 1.0).flatten(1).sum(1)
-
-
-class LinearLadder(nn.Module):
-    """z_1 ~ N(0, 1), z_2 = a z_1 + t e: two groups of one latent; the state is (z_1, z_2) and the head linear. q may be set at will.
-
-    x = W (z_1, z_2) + b + noise of standard deviation s, so that p(x), p(z_1 | x) and p(z_2 | z_1, x) are normal. `shift` and `stretch`
-    spoil the exact posterior: its means are moved by `shift` prior standard deviations, its scales multiplied by `stretch`.
-    """
-
-    def __init__(self, dim: int, a: float = 0.8, t: float = 0.6, seed: int = 0):
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.a, self.t, self.s, self.shift, self.stretch = a, t, 1.0, 0.0, 1.0
-        self.head = nn.Linear(2, dim, dtype=torch.float64)
-        with torch.no_grad():
-            self.head.weight.copy_(torch.randn(dim, 2, generator=generator, dtype=torch.float64))
-            self.head.bias.copy_(torch.randn(dim, generator=generator, dtype=torch.float64))
-        self.shapes, self.widest = [(1,), (1,)], dim
-
-    def evidence(self, x: Tensor) -> Tensor:
-        """log p(x), (B,)."""
-        prior = torch.tensor([[1.0, self.a], [self.a, self.a**2 + self.t**2]], dtype=x.dtype)
-        W = self.head.weight
-        noise = self.s**2 * torch.eye(x.shape[1], dtype=x.dtype)
-        return torch.distributions.MultivariateNormal(self.head.bias, W @ prior @ W.T + noise).log_prob(x)
-
-    def bottom_up(self, x: Tensor, c: Tensor | None) -> list[Tensor]:
-        del c
-        return [x]
-
-    def begin(self, n: int, c: Tensor | None) -> Tensor:
-        del c
-        return self.head.weight.new_zeros(n, 2)
-
-    def enter(self, l: int, h: Tensor) -> Tensor:  # noqa: E741
-        del l
-        return h
-
-    def prior(self, l: int, h: Tensor) -> tuple[Tensor, Tensor] | None:  # noqa: E741
-        return None if l == 0 else (self.a * h[:, :1], torch.full_like(h[:, :1], math.log(self.t)))
-
-    def residual(self, l: int, h: Tensor, maps: list[Tensor]) -> tuple[Tensor, Tensor]:  # noqa: E741
-        w, v = self.head.weight[:, 0], self.head.weight[:, 1]
-        r, eye = maps[0] - self.head.bias, torch.eye(len(w), dtype=w.dtype)
-        if l == 0:  # x - b = z_1 (w + a v) + N(0, t^2 v v^T + s^2 I)
-            way, mean, sd = w + self.a * v, torch.zeros_like(h[:, :1]), 1.0
-            noise = torch.linalg.inv(self.t**2 * torch.outer(v, v) + self.s**2 * eye)
-        else:  # x - b - w z_1 = z_2 v + N(0, s^2 I)
-            way, mean, sd, noise = v, self.a * h[:, :1], self.t, eye / self.s**2
-            r = r - h[:, :1] * w
-        variance = 1.0 / (1.0 / sd**2 + way @ noise @ way)
-        shift = variance * ((r - mean * way) @ noise @ way)[:, None]
-        log_ratio = 0.5 * variance.log() - math.log(sd) + math.log(self.stretch)
-        return shift + self.shift * sd, log_ratio.expand_as(shift)
-
-    def absorb(self, l: int, h: Tensor, z: Tensor) -> Tensor:  # noqa: E741
-        return torch.cat([z, h[:, 1:]], 1) if l == 0 else torch.cat([h[:, :1], z], 1)
-
-    def finish(self, h: Tensor) -> Tensor:
-        return h
 
 
 def linear_ladder(dim: int = 4) -> tuple[HierarchicalVAE, LinearLadder]:
