@@ -19,6 +19,7 @@ from _result import ROOT, Result
 
 import pushforward as pf
 from pushforward.metrics import standard_error
+from pushforward.models import create
 
 HIERARCHICAL: dict[str, Any] = {"groups": (1, 3), "latent_dim": 16, "latent_channels": 4, "channels": 64}
 FLAT: dict[str, Any] = {"latent_dim": 50, "hidden": (200, 200), "network": "mlp", "activation": "silu"}
@@ -69,7 +70,7 @@ if __name__ == "__main__":
         for name in given.models:
             config, training = plans[name]
             out = None if given.runs is None else given.runs / name
-            model = pf.create(name, **config).fit(data, out=out, **training)
+            model = create(name, **config).fit(data, out=out, **training)
             parameters = sum(p.numel() for p in model.parameters())
             result.add(f"{name}: parameters", parameters, kind="exact")
             for what, (nll, error) in score(model, data.test, given.few, given.many, given.records).items():

@@ -350,7 +350,7 @@ def known_answers() -> Iterator[Known]:
     means = [float(b.mean()) for b in bounds.values()]
     rises = means[0] < means[1] < means[2]
     yield Known("linear ladder: L_1 < L_10 < L_1000", 1.0, float(rises), 0.0, "400 repeats: the steps are over 10 standard errors")
-    log_w = model._log_weights(repeats, [repeats], None, Rng.seeded(3, x), 1000)
+    log_w = model._log_weights(repeats[:400], [repeats[:400]], None, Rng.seeded(3, x), 1000)
     short = float(torch.exp(2 * (log_w - evidence[0])).mean() - 1) / 2000
     yield Known(
         "linear ladder: log p(x) - L_1000",
