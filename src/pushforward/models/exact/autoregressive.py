@@ -9,7 +9,6 @@ known (`nn.masked`, `nn.pixelcnn`), so that a sample costs about as much arithme
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from ...data.features import Features
 from ...data.spec import BINARY, REAL, UNIT, DataSpec, Support, categories, levels
 from ...known import Known
-from ...likelihoods import Bernoulli, Categorical, ColumnLikelihood, Likelihood, for_support
+from ...likelihoods import Bernoulli, Categorical, ColumnLikelihood, Likelihood, Mixture, for_support
 from ...model import GradientModel
 from ...nn.masked import MaskedMLP
 from ...nn.pixelcnn import GatedPixelCNN
@@ -34,52 +33,6 @@ UNSUPPORTED: dict[str, str] = dict.fromkeys(
     ("encode", "decode", "posterior", "likelihood"),
     "an autoregressive model has no latent code; use vae (approximate posterior) or realnvp (exact inverse).",
 )
-
-
-@dataclass(frozen=True)
-class Mixture(Likelihood):
-    """sum_j pi_j p(x; theta_j), K members of one family: parameters are K logits, then K blocks of the family's own."""
-
-    family: Likelihood
-    K: int
-    name = "mixture"
-
-    @property
-    def n_params(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.K * (1 + self.family.n_params)
-
-    @property
-    def supports(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.family.supports
-
-    def parts(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Log pi, (..., K), and theta, (..., K, P)."""
-        return params[..., : self.K].log_softmax(-1), params[..., self.K :].unflatten(-1, (self.K, -1))
-
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        log_pi, theta = self.parts(params)
-        return torch.logsumexp(log_pi + self.family.log_prob(theta, x.unsqueeze(-1)), -1)
-
-    def sample(self, params: Tensor, rng: Rng) -> Tensor:
-        log_pi, theta = self.parts(params)
-        j = rng.categorical(log_pi)[..., None, None].expand(*log_pi.shape[:-1], 1, theta.shape[-1])
-        return self.family.sample(theta.gather(-2, j).squeeze(-2), rng)
-
-    def mean(self, params: Tensor) -> Tensor:
-        log_pi, theta = self.parts(params)
-        return (log_pi.exp() * self.family.mean(theta)).sum(-1)
-
-    def mode(self, params: Tensor) -> Tensor:
-        _, theta = self.parts(params)
-        candidates = self.family.mode(theta)
-        best = self.log_prob(params.unsqueeze(-2), candidates).argmax(-1, keepdim=True)
-        return candidates.gather(-1, best).squeeze(-1)
-
-    def _values(self) -> str:
-        return self.family._values()
-
-    def _valid(self, x: Tensor) -> Tensor:
-        return self.family._valid(x)
 
 
 class MADE(GradientModel):
