@@ -51,8 +51,8 @@ def run(folder: Path) -> None:
                 figure = e.figure(name)
                 if figure is not None:
                     kind = e.kind if name in ("log_prob", "bits_per_dim") else "measured"
-                    half = (figure.high - figure.low) / 2 if figure.known else None
-                    text = f"{e.label}: {FIGURES[name].label}" + ("" if half is None else f" (95 % interval ± {half:.3g})")
+                    interval = f" (95 % interval {figure.low:.4g} to {figure.high:.4g})" if figure.known else ""
+                    text = f"{e.label}: {FIGURES[name].label}{interval}"
                     result.add(text, figure.value, unit=FIGURES[name].unit, kind=kind)
         for name in differences.FIGURES_TESTED:
             tested = differences.verdicts(done, name)

@@ -288,10 +288,17 @@ def test_numbers(value, text):
         (1234.56, 78.9, "1,235 ± 79"),
         (3.14159, None, "3.14"),
         (2.15, 1e-9, "2.1500 ± 0.0000"),
+        (0.0, 2.4e-5, "0 ± 2.4e−5"),
     ],
 )
 def test_values_have_the_decimals_that_their_spread_allows(value, spread, text):
     assert words.with_spread(estimate(value, math.nan if spread is None else spread)) == text
+
+
+def test_a_share_and_its_interval_stay_within_what_a_share_can_be():
+    assert words.plainly("copied_share", Estimate(-0.012, -0.27, 0.207)) == ("0.0%", "0.0 to 20.7%")
+    assert words.plainly("copied_share", Estimate(0.241, -1.03, 1.2)) == ("24.1%", "0.0 to 100.0%")
+    assert words.plainly("copies", Estimate(0.0)) == ("0.0%", "")
 
 
 @pytest.mark.parametrize(("value", "text"), [(1.5e6, "1.5 M"), (34_000, "34 k"), (8967.9, "8,968"), (0.123, "0.12"), (None, "–")])

@@ -56,6 +56,8 @@ def parts(figure: Estimate | None, digits: int = 3) -> tuple[str, str]:
     spread = half_width(figure)
     if spread is None or spread == 0 or abs(figure.value) >= 1e6:
         return number(figure.value, digits), ""
+    if figure.value == 0 and spread < 1e-3:
+        return "0", f"± {number(spread, 2)}"
     whole = math.floor(math.log10(max(abs(figure.value), spread)) + 1e-9)
     decimals = max(0, min(1 - math.floor(math.log10(spread) + 1e-9), 4 - whole))  # 0.01 is often 0.0099999
     return f"{figure.value:,.{decimals}f}".replace("-", "−"), f"± {spread:,.{decimals}f}"
@@ -102,8 +104,9 @@ def plainly(name: str, figure: Estimate | None, digits: int = 3) -> tuple[str, s
     if name == "parameters":
         return counted(figure.value), ""
     if name in PER_CENT:
-        spread = half_width(figure)
-        return f"{figure.value:.1%}".replace("-", "−"), f"± {100 * spread:.1f}" if spread else ""
+        # The copied share is estimated without bias, and so may fall outside what a share can be; its interval may be most of it.
+        value, low, high = (min(1.0, max(0.0, v)) for v in (figure.value, figure.low, figure.high))
+        return f"{value:.1%}", f"{100 * low:.1f} to {high:.1%}" if figure.known and low < high else ""
     if name == "nfe":
         return f"{figure.value:,.0f}", ""
     return parts(figure, digits)
