@@ -73,6 +73,8 @@ class Model(nn.Module, ABC):
     # (torch keeps its own `training`, a bool, on instances; ours lives on the class and is read there.)
     training: ClassVar[Training] = Training()  # pyright: ignore[reportIncompatibleVariableOverride, reportAssignmentType]
     """The family's own training defaults; `fit` overrides them one by one."""
+    takes_unlabelled: ClassVar[bool] = False
+    """Whether it can be fitted with a condition when some records have no label (whose condition is then all zeros)."""
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Verb -> why this family cannot offer it, and what to use instead."""
 
@@ -162,6 +164,11 @@ class Model(nn.Module, ABC):
         conditional = condition is not None and condition is not False
         if conditional and data.schema.condition is None:
             raise DataError("condition=True needs labels, and this data set has none. Give load_data(..., label=...) or condition=ARRAY.")
+        if conditional and data.train.unlabelled and not self.takes_unlabelled:
+            raise DataError(
+                f"{data.train.unlabelled} training records have no label, and {type(self).__name__} needs one for each to be conditional. "
+                "Leave those records out (missing='drop'), or fit m2 or ssaae, which learn from a few labels."
+            )
         self._adopt(data.schema, conditional)
         assert self.spec is not None
         self.build(self.spec, seed=training.seed)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError
 from .arrays import BLOCK, ArraySchema, Binarize, Layout, as_array, check_finite, dtype_name, images_first, layout_of
-from .records import Data, Records, Split, binarized
-from .schema import MAX_LEVELS, Condition, named, parse_support
+from .records import Data, Records, Split, binarized, without_label
+from .schema import MAX_LEVELS, conditioned, named, parse_support
 from .spec import BINARY, REAL, DataSpec, Support, levels
 
 
@@ -77,8 +77,8 @@ def array_data(
         x = _binarize(x, binarize, top, split)
     condition = stored = None
     if label is not None:
-        condition = Condition.of(label)
-        stored = condition.store(label)
+        condition, stored = conditioned(label, unlabelled=missing == "unlabelled")
+        notes += without_label(stored)
         stored = stored if split.order is None else stored[split.order]
         schema = schema.with_condition(condition)
     a, b, c = split.slices

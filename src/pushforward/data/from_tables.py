@@ -14,19 +14,19 @@ text, categorical                            categories(k), in alphabetical orde
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from ..errors import ConfigError, DataError, nearest
 from .columns import Raw, library_of, names_of, raw_column
-from .records import Data, Records, Split
-from .schema import MAX_LEVELS, Condition, named, parse_support
+from .records import Data, Records, Split, without_label
+from .schema import MAX_LEVELS, conditioned, named, parse_support
 from .spec import BINARY, REAL, Support, categories, levels
 from .tables import Column, TableSchema
 
-Missing = Literal["error", "drop", "category"]
+Missing = Literal["error", "drop", "category", "unlabelled"]
 
 
 def table_data(
@@ -42,8 +42,8 @@ def table_data(
     seed: int = 0,
 ) -> Data:
     """`Data` from a pandas or polars DataFrame; `label` is a column's name or an array of labels."""
-    if missing not in ("error", "drop", "category"):
-        raise ConfigError(f"missing={missing!r} is not known.{nearest(str(missing), ['error', 'drop', 'category'])}")
+    if missing not in get_args(Missing):
+        raise ConfigError(f"missing={missing!r} is not known.{nearest(str(missing), get_args(Missing))}")
     library = library_of(frame)
     assert library is not None
     names = names_of(frame)
@@ -70,8 +70,9 @@ def table_data(
     condition = stored = None
     if label is not None:
         values = np.asarray(label)[keep] if label_raw is None else _label_values(label_raw)
-        condition = Condition.of(values, "label" if label_name is None else str(label_name))
-        stored = condition.store(values)[split.order]
+        condition, stored = conditioned(values, "label" if label_name is None else str(label_name), unlabelled=missing == "unlabelled")
+        notes += without_label(stored)
+        stored = stored[split.order]
     schema = TableSchema(made, library, condition)
     x = torch.empty((n, len(made)), dtype=schema.storage_dtype)
     for j, (column, r) in enumerate(zip(made, raws, strict=True)):
@@ -109,7 +110,7 @@ def _wishes(support: str | Mapping[str, str] | None, names: list[Any]) -> dict[A
 
 def _without_missing(raws: list[Raw], label: Raw | None, missing: Missing) -> tuple[list[Raw], Raw | None, np.ndarray, tuple[str, ...]]:
     """Apply `missing`: the columns, the label column, which rows were kept, and a note on them."""
-    everything = [*raws, *([label] if label is not None else [])]
+    everything = [*raws, *([label] if label is not None and missing != "unlabelled" else [])]
     keep = np.ones(len(raws[0].missing), dtype=bool)
     lacking = [r for r in everything if r.missing.any()]
     if missing == "category":
@@ -120,7 +121,7 @@ def _without_missing(raws: list[Raw], label: Raw | None, missing: Missing) -> tu
         f"{r.name!r}: {int(r.missing.sum())} (rows {', '.join(map(str, np.flatnonzero(r.missing)[:3]))} ...)" for r in lacking[:5]
     )
     what += f"; and {len(lacking) - 5} more columns" if len(lacking) > 5 else ""
-    if missing == "error":
+    if missing in ("error", "unlabelled"):
         remedies = "missing='drop' leaves those rows out, missing='category' makes a category of it in text columns; or fill them"
         raise DataError(f"Missing values in {what}. {remedies}.")
     if missing == "category":
@@ -201,4 +202,8 @@ def _categorical(raw: Raw, wish: Support | None) -> Column:
 
 
 def _label_values(raw: Raw) -> np.ndarray:
-    return raw.values
+    if not raw.missing.any():
+        return raw.values
+    values = raw.values.astype(object)
+    values[raw.missing] = None
+    return values

@@ -27,7 +27,7 @@ _OPTIONS = {
     "table": ("label", "support", "missing", "columns", "drop"),
     "folder of images": ("label", "support", "binarize", "size", "skip_bad"),
     "built-in density": ("label", "support", "n"),
-    "built-in set of images": ("label", "support", "binarize"),
+    "built-in set of images": ("label", "support", "binarize", "missing"),
 }
 _PLAIN = (str, int, float, bool, type(None))
 _DEFAULTS: dict[str, Any] = {
@@ -60,7 +60,7 @@ def load_data(
     label: Any = None,
     support: str | Mapping[str, str] | None = None,
     binarize: Literal["dynamic", "threshold"] | None = None,
-    missing: Literal["error", "drop", "category"] = "error",
+    missing: Literal["error", "drop", "category", "unlabelled"] = "error",
     skip_bad: bool = False,
     size: tuple[int, int] | None = None,
     channels: Literal["first", "last"] | None = None,
@@ -87,7 +87,8 @@ def load_data(
     binarize
         Make grey images binary: dynamic draws each training batch anew with the grey value as probability, threshold cuts at half of white.
     missing
-        What to do with missing values: error names them, drop leaves their rows out, category makes a category of them in text columns.
+        What to do with missing values: error names them, drop leaves their rows out, category makes a category of them in text columns,
+        unlabelled keeps records whose label (alone) is missing, for models that learn from a few labels.
     skip_bad
         Leave out files of an image folder that are damaged or no images, instead of stopping.
     size

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..rng import Rng
-from .schema import Condition, Schema
+from .schema import Condition, Schema, one_hot_rows
 from .spec import DataSpec
 
 
@@ -27,7 +27,7 @@ class Records:
     x
         Storage, (n, *spec.shape): bytes for small discrete supports, floats otherwise.
     condition
-        int64 codes (n,) of classes, floats (n, C), or None.
+        int64 codes (n,) of classes, -1 where the label is missing; floats (n, C); or None.
     dynamic
         None, or the storage value that means probability 1: then x / dynamic are the probabilities from which
         each `batch` draws binary records anew.
@@ -39,6 +39,12 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def unlabelled(self) -> int:
+        """Records whose label is missing; 0 when there are no labels at all."""
+        classes = self.condition is not None and not self.condition.is_floating_point()
+        return int((self.condition < 0).sum()) if classes and self.condition is not None else 0
 
     def __getitem__(self, index: slice | Tensor) -> "Records":
         return self.subset(index)
@@ -72,7 +78,7 @@ class Records:
             return x, c.to(rng.device, rng.dtype)
         if self._eye is None or self._eye.dtype != rng.dtype or self._eye.device != rng.device:
             assert self.schema.condition is not None
-            self._eye = torch.eye(self.schema.condition.dim, dtype=rng.dtype, device=rng.device)
+            self._eye = one_hot_rows(self.schema.condition.dim, rng.dtype, rng.device)
         return x, self._eye[c.to(rng.device)]
 
     def tensor(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -182,6 +188,12 @@ class Data:
 
     def __repr__(self) -> str:
         return f"Data({self.spec}; {', '.join(f'{n} {k}' for k, n in self.counts().items())})"
+
+
+def without_label(stored: Tensor) -> tuple[str, ...]:
+    """A note on how many records have none, if any."""
+    missing = 0 if stored.is_floating_point() else int((stored < 0).sum())
+    return (f"{missing} of {len(stored)} records have no label",) if missing else ()
 
 
 @dataclass(frozen=True)

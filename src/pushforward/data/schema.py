@@ -136,14 +136,16 @@ class Condition:
         return torch.tensor([self._code(v, row) for row, v in enumerate(array.tolist())], dtype=torch.int64)
 
     def vectors(self, stored: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Stored codes (n,) or floats (n, C) -> the condition vectors (n, dim) that models see."""
+        """Stored codes (n,) or floats (n, C) -> the condition vectors (n, dim) that models see; all zeros where the label is missing."""
         dtype = dtype or torch.get_default_dtype()
-        return torch.eye(self.dim, dtype=dtype, device=stored.device)[stored] if self.kind == "classes" else stored.to(dtype)
+        return one_hot_rows(self.dim, dtype, stored.device)[stored] if self.kind == "classes" else stored.to(dtype)
 
     def labels(self, stored: Tensor) -> np.ndarray:
-        """Stored codes or floats -> the labels as the user knows them."""
+        """Stored codes or floats -> the labels as the user knows them; None where one is missing."""
         if self.kind == "vector":
             return stored.double().cpu().numpy() * np.array(self.scale) + np.array(self.shift)
+        if (stored < 0).any():
+            return np.array([*self.classes, None], dtype=object)[stored.cpu().numpy()]
         return np.array(self.classes)[stored.cpu().numpy()]
 
     def encode(self, values: Any, n: int) -> Tensor:
@@ -206,6 +208,35 @@ class Condition:
         return f"{self.name}: {', '.join(shown)}{f' ... ({self.dim} classes)' if self.dim > 20 else ''}"
 
 
+def conditioned(values: Any, name: str = "label", *, unlabelled: bool = False) -> tuple[Condition, Tensor]:
+    """(the condition that labels speak of, their codes (n,) or floats (n, C)).
+
+    With `unlabelled`, labels may be missing (None, NaN, NA) and get code -1. Whole numbers among NaN, which tables and arrays turn
+    into floats, are classes then. Raises `DataError` when every label is missing, or when those that are not are no classes.
+    """
+    if not unlabelled:
+        condition = Condition.of(values, name)
+        return condition, condition.store(values)
+    import pandas as pd
+
+    array = _array(values)
+    unknown = np.asarray(pd.isna(array)).reshape(len(array), -1).any(1)
+    if unknown.all():
+        raise DataError(f"Every label {name!r} is missing. Give some, or leave label= out.")
+    known = array[~unknown]
+    if unknown.any() and known.ndim == 1 and all(isinstance(v, (float, np.floating)) and float(v).is_integer() for v in known.tolist()):
+        known = known.astype(np.int64)
+    condition = Condition.of(known.tolist() if known.dtype == object else known, name)
+    if unknown.any() and condition.kind != "classes":
+        raise DataError(f"missing='unlabelled' is for classes; labels {name!r} are numbers. Give text or whole numbers, or fill them.")
+    stored = condition.store(known)
+    if not unknown.any():
+        return condition, stored
+    codes = torch.full((len(array),), -1, dtype=torch.int64)
+    codes[torch.from_numpy(~unknown)] = stored
+    return condition, codes
+
+
 def parse_support(text: "str | Support") -> Support:
     """`"real"`, `"unit"`, `"binary"`, `"levels"`, `"levels(256)"`, `"categories(5)"` -> the `Support` (size 0 where the data decide).
 
@@ -224,6 +255,11 @@ def parse_support(text: "str | Support") -> Support:
     raise ConfigError(
         f"support={text!r} is not known.{nearest(str(text), ['real', 'unit', 'binary', 'levels', 'levels(256)', 'categories'])}"
     )
+
+
+def one_hot_rows(dim: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """The vector of each class, (dim + 1, dim): the last row, which code -1 takes, is of zeros."""
+    return torch.eye(dim + 1, dim, dtype=dtype, device=device)
 
 
 def scale_log_det(scale: Sequence[float], supports: Sequence[Support], repeat: int = 1) -> float:

@@ -122,7 +122,8 @@ def _scaled(space: FeatureSpace, data: Data, classes: tuple[Any, ...], recipe: s
     )
     judges = data.test if len(data.test) else data.validation
     if classes and judges.condition is not None:
-        right = made.classify(judges.tensor()) == judges.condition.cpu()
+        seen = judges.condition.cpu() >= 0
+        right = (made.classify(judges.tensor()) == judges.condition.cpu())[seen]
         made.details |= {"accuracy": float(right.double().mean()), "accuracy_records": len(right)}
         made.name += f" ({made.details['accuracy']:.1%} of held-out records classified rightly)"
     return made

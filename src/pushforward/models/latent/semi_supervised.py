@@ -84,6 +84,7 @@ class M2VAE(Classifies, GradientModel):
     name = "m2"
     density = "bound"
     estimator = "the importance-weighted bound, K = 100 for each class"
+    takes_unlabelled = True
     training = Training(lr=1e-3, schedule="cosine")
 
     log_prior: Tensor

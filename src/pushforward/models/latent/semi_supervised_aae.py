@@ -73,6 +73,7 @@ class SemiSupervisedAAE(Classifies, GradientModel):
 
     name = "ssaae"
     density = "none"
+    takes_unlabelled = True
     training = Training(lr=5e-4, betas=(0.5, 0.999), schedule="cosine", ema=0.999)
     unsupported = {
         "log_prob": "an adversarial autoencoder matches its codes to the prior without a bound on log p(x). Estimate it with evidence(), "
