@@ -10,7 +10,8 @@ from pushforward.errors import ConfigError, DataError
 from pushforward.likelihoods import HALF_LOG_2PI, Gaussian
 from pushforward.model import GradientModel
 from pushforward.models.classical.mixture import GaussianMixture
-from pushforward.models.latent.vae import VAE, Nodes, cubature, known_answers, linear_gaussian
+from pushforward.models.latent.linear import Nodes, cubature, linear_gaussian
+from pushforward.models.latent.vae import VAE, known_answers
 from pushforward.objective import Batch, Loss, Objective
 from pushforward.rng import Rng
 

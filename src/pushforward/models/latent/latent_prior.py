@@ -2,7 +2,16 @@ r"""A generative model in two stages: an autoencoder, then a model of its codes.
 
 With q(z | x) and p(x | z) from the first stage, the second is fitted to the aggregate posterior q(z) = E_data[q(z | x)], which is what the
 decoder was trained on and what the autoencoder's own prior only approximates. Then p(x) = int p(z) p(x | z) dz with the new p(z). One
-wrapper is many models: autoencoder + mixture (Ghosh et al. 2020), two-stage VAE (Dai & Wipf 2019), latent diffusion (Rombach et al. 2022).
+wrapper is many models: autoencoder + mixture (Ghosh et al. 2020), two-stage VAE (Dai & Wipf 2019), latent diffusion (Rombach et al. 2022),
+VQ-VAE + PixelCNN (van den Oord et al. 2017).
+
+What an autoencoder may say of itself, beyond the verbs of the contract:
+
+=====================================  ===============================================================================================
+`code_spec`                            a `DataSpec` of its codes, such as a grid of categories; without it they are points of reals
+`importance_bound(x, c, rng, K, lp)`   a lower bound on log p(x | c) under any log-prior lp(z, c) of codes z (B, d)
+`emit(z, c, rng)`                      a draw from p(x | z, c); without it samples are decoded codes
+=====================================  ===============================================================================================
 """
 
 import math
@@ -13,7 +22,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from ...ais import Joint
 from ...data import ArraySchema, Data, Records
@@ -25,7 +34,8 @@ from ...model import ClosedFormModel, Model
 from ...objective import Training
 from ...rng import Rng
 from ...store import Run, rank_zero
-from .vae import VAE, linear_gaussian, set_encoder
+from .linear import linear_gaussian, set_encoder
+from .vae import VAE
 
 __all__ = ["LatentPrior"]
 
@@ -41,19 +51,23 @@ class LatentPrior(ClosedFormModel):
     autoencoder
         A model that encodes and decodes; None for `VAE()`.
     prior
-        A model of points, fitted to the (standardised) codes; None for `GaussianMixture()`, which fits in seconds.
+        A model of the codes. None for `GaussianMixture()`, which fits to (standardised) real codes in seconds; for the discrete codes of
+        a VQ-VAE or a categorical VAE, `PixelCNN()` on grids and `MADE()` otherwise.
 
     Notes
     -----
     Codes are drawn from the posterior q(z | x) where the autoencoder has one (their means would leave out the spread that the decoder
-    was trained on) and are `encode`'s otherwise. With labels both stages are conditional: p(z | label) p(x | z, label).
+    was trained on) and are `encode`'s otherwise. With labels both stages are conditional: p(z | label) p(x | z, label). Real codes are
+    standardised for the prior, discrete ones go to it as they are.
 
     The budget is halved between the stages. A prior fitted by EM needs less: a tenth of the minutes, and `steps` or `epochs` count for
     the autoencoder alone. Settings such as `lr` go to both. A run folder holds both stages as run folders of their own, `autoencoder/`
     and `prior/`; `resume` goes on with the unfinished one.
 
-    `log_prob` is the importance-weighted bound of the VAE with the new prior; other autoencoders have no likelihood, nor have priors
-    without an exact density.
+    `log_prob` is the autoencoder's bound with the new prior: importance-weighted for a VAE; log p(x | k) + log P(k) at the encoder's
+    codes k for a VQ-VAE. Other autoencoders have no likelihood, nor have priors without an exact density.
+
+    Raises `ConfigError` when the autoencoder has no codes, `Unsupported` when the prior cannot model codes of their kind.
     """
 
     name = "latent_prior"
@@ -73,21 +87,26 @@ class LatentPrior(ClosedFormModel):
         self.defaults = nn.ModuleDict()
         if self.autoencoder is None:
             self.defaults["autoencoder"] = VAE()
-        if self.prior is None:
-            # A family does not know another: the mixture is found by name.
-            from .. import create
-
-            self.defaults["prior"] = create("gmm")
-        autoencoder, prior = self.stages
+        autoencoder = self.autoencoder or self.defaults["autoencoder"]
         for verb in ("encode", "decode"):
             if not autoencoder.supports(verb):
                 raise ConfigError(f"autoencoder={autoencoder.name} does not {verb}; LatentPrior needs codes. Use VAE().")
         autoencoder.build(spec)
-        dim = autoencoder._encode(*_blank(autoencoder, spec)).shape[1]
-        prior.build(DataSpec("points", (dim,), (REAL,), spec.condition_dim))
-        self.register_buffer("shift", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
+        codes = getattr(autoencoder, "code_spec", None)
+        if codes is None:
+            dim = autoencoder._encode(*_blank(autoencoder, spec)).shape[1]
+            codes = DataSpec("points", (dim,), (REAL,), spec.condition_dim)
+        if self.prior is None:
+            # A family does not know another: the default is found by name.
+            from .. import create
+
+            self.defaults["prior"] = create("gmm" if codes.continuous else "pixelcnn" if codes.kind == "image" else "made")
+        _, prior = self.stages
+        prior.build(codes)
+        self.register_buffer("shift", torch.zeros(codes.dim))
+        self.register_buffer("scale", torch.ones(codes.dim))
         self.density = "none" if self._why_no_density() else "bound"
+        self.estimator = autoencoder.estimator.replace(", P uniform", ", P the prior") if self.density == "bound" else ""
 
     @property
     def stages(self) -> tuple[Any, Any]:
@@ -96,7 +115,7 @@ class LatentPrior(ClosedFormModel):
 
     def _why_no_density(self) -> str | None:
         autoencoder, prior = self.stages
-        if not isinstance(autoencoder, VAE):
+        if not hasattr(autoencoder, "importance_bound"):
             return f"{autoencoder.name} defines no p(x | z). Use LatentPrior(VAE(), ...), or compare samples with evaluate()."
         if prior.density != "exact":
             return f"{prior.name} has no exact density of codes. Use a mixture or a flow as prior, or compare samples with evaluate()."
@@ -138,18 +157,21 @@ class LatentPrior(ClosedFormModel):
         model.carry_on(data, settings, own)
 
     def _codes(self, data: Data, seed: int) -> Data:
-        """The splits as standardised codes."""
-        repeats = max(1, min(10, math.ceil(CODES / len(data.train))))
+        """The splits as codes in the form that the prior takes: real ones standardised."""
+        autoencoder, prior = self.stages
+        # Without a posterior a second draw is the first: repeated codes would be taken for a density that is infinite there.
+        repeats = max(1, min(10, math.ceil(CODES / len(data.train)))) if autoencoder.supports("posterior") else 1
         train = self._draw(data.train, repeats, seed)
-        spread = train.std(0)
-        self.shift.copy_(train.mean(0))
-        self.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
-        _, prior = self.stages
-        schema = ArraySchema(prior.spec, "float32", "vector", condition=data.schema.condition)
+        if prior.spec.continuous:
+            spread = train.std(0)
+            self.shift.copy_(train.mean(0))
+            self.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
+        layout = "first" if prior.spec.kind == "image" else "vector"
+        schema = ArraySchema(prior.spec, "float32", layout, condition=data.schema.condition)
 
         def records(part: Records, z: Tensor) -> Records:
             condition = None if part.condition is None else part.condition.repeat(len(z) // max(1, len(part)))
-            return Records(schema, ((z - self.shift) / self.scale).cpu(), condition)
+            return Records(schema, ((z - self.shift) / self.scale).reshape(-1, *prior.spec.shape).cpu(), condition)
 
         splits = [data.train, data.validation, data.test]
         drawn = [train, *(self._draw(s, 1, seed + i) for i, s in enumerate(splits[1:], 1))]
@@ -170,6 +192,8 @@ class LatentPrior(ClosedFormModel):
                 q = autoencoder._posterior(x, c) if autoencoder.supports("posterior") else None
                 if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
                     found.append(q.mean + q.stddev * rng.randn(*q.mean.shape))
+                elif isinstance(q, Independent) and isinstance(q.base_dist, Categorical):
+                    found.append(rng.categorical(q.base_dist.logits).to(x.dtype))
                 else:
                     found.append(autoencoder._encode(x, c))
         return torch.cat(found) if found else self.shift.new_empty(0, len(self.shift))
@@ -177,12 +201,16 @@ class LatentPrior(ClosedFormModel):
     # -- verbs ------------------------------------------------------------------------------------------------------------
 
     def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
-        autoencoder, prior = self.stages
-        z = prior._sample(n, c, rng) * self.scale + self.shift
-        return autoencoder.emit(z, c, rng) if isinstance(autoencoder, VAE) else autoencoder._decode(z, c)
+        autoencoder, _ = self.stages
+        z = self._draw_prior(n, c, rng)
+        return autoencoder.emit(z, c, rng) if hasattr(autoencoder, "emit") else autoencoder._decode(z, c)
+
+    def _draw_prior(self, n: int, c: Tensor | None, rng: Rng) -> Float[Tensor, "n d"]:
+        _, prior = self.stages
+        return prior._sample(n, c, rng).flatten(1) * self.scale + self.shift
 
     def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng, *, samples: int = 100) -> Float[Tensor, " B"]:
-        """The importance-weighted bound with the fitted prior, K = `samples`; see `VAE`."""
+        """The autoencoder's bound with the fitted prior, of `samples` importance weights where it has any; see `VAE`."""
         reason = self._why_no_density()
         if reason:
             raise Unsupported(f"LatentPrior has no log_prob here: {reason}")
@@ -192,18 +220,19 @@ class LatentPrior(ClosedFormModel):
         reason = self._why_no_density()
         if reason:
             raise Unsupported(f"LatentPrior has no joint density here: {reason}")
-        autoencoder, prior = self.stages
-
-        def draw(n: int, c: Tensor | None, rng: Rng) -> Tensor:
-            return prior._sample(n, c, rng) * self.scale + self.shift
-
-        return replace(autoencoder._joint(), sample_prior=draw, log_prior=self._log_prior(Rng.seeded(0, self.shift)))
+        autoencoder, _ = self.stages
+        if not hasattr(autoencoder, "_joint"):
+            raise Unsupported(
+                f"LatentPrior has no joint density here: chains of real codes cannot walk over those of {autoencoder.name}. Use log_prob."
+            )
+        return replace(autoencoder._joint(), sample_prior=self._draw_prior, log_prior=self._log_prior(Rng.seeded(0, self.shift)))
 
     def _log_prior(self, rng: Rng) -> Callable[[Tensor, Tensor | None], Tensor]:
         """Log p(z | c) = log p_prior((z - shift) / scale | c) - sum log scale."""
         _, prior = self.stages
         log_det = self.scale.log().sum()
-        return lambda z, c: prior._log_prob((z - self.shift) / self.scale, c, rng) - log_det
+        shape = prior.spec.shape
+        return lambda z, c: prior._log_prob(((z - self.shift) / self.scale).reshape(-1, *shape), c, rng) - log_det
 
     def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
         return self.stages[0]._encode(x, c)
