@@ -21,7 +21,7 @@ import pushforward as pf
 from pushforward.metrics import standard_error
 from pushforward.models import create
 
-HIERARCHICAL: dict[str, Any] = {"groups": (1, 3), "latent_dim": 16, "latent_channels": 4, "channels": 64}
+HIERARCHICAL: dict[str, Any] = {"groups": (1, 3), "latent_dim": 16, "latent_channels": 4, "channels": 64, "anneal": 0.1}
 FLAT: dict[str, Any] = {"latent_dim": 50, "hidden": (200, 200), "network": "mlp", "activation": "silu"}
 
 
@@ -43,7 +43,8 @@ if __name__ == "__main__":
     parser.add_argument("--models", nargs="+", choices=("hvae", "vae"), default=["hvae", "vae"])
     parser.add_argument("--channels", type=int, default=HIERARCHICAL["channels"])
     parser.add_argument("--groups", type=int, nargs="+", default=list(HIERARCHICAL["groups"]))
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--few", type=int, default=100, help="K on all test records")
     parser.add_argument("--many", type=int, default=1000, help="K on some")
@@ -55,9 +56,9 @@ if __name__ == "__main__":
     torch.set_num_threads(given.threads)
     data = pf.load_data("binarized-mnist")
     ladder = HIERARCHICAL | {"channels": given.channels, "groups": tuple(given.groups)}
-    common = {"minutes": given.minutes, "schedule": "cosine", "batch_size": 128}
+    common = {"minutes": given.minutes, "schedule": "cosine", "batch_size": given.batch}
     plans = {
-        "hvae": (ladder, {**common, "lr": given.lr, "ema": given.ema, "clip": 100.0}),
+        "hvae": (ladder, {**common, "lr": given.lr, "ema": given.ema, "clip": 100.0, "warmup": 200}),
         "vae": (FLAT, {**common, "lr": 2e-3}),
     }
     settings = {
