@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .errors import Unsupported as Unsupported
     from .evaluate import evaluate as evaluate
     from .evidence import evidence as evidence
+    from .explore import explore as explore
     from .model import ClosedFormModel as ClosedFormModel
     from .model import GradientModel as GradientModel
     from .model import Model as Model
@@ -54,6 +55,7 @@ _HOME = {
     "Unsupported": "errors",
     "evaluate": "evaluate",
     "evidence": "evidence",
+    "explore": "explore",
     "ClosedFormModel": "model",
     "GradientModel": "model",
     "Model": "model",

@@ -351,3 +351,33 @@ def _evidence_fields() -> Groups:
     from ..signatures import parameters
 
     return [("Data", _data_fields(required=False)), ("Evidence", parameters(measure)[2:])]
+
+
+@command(
+    "explore",
+    _arg("RUN"),
+    click.Option(["--out", "-o"], metavar="FOLDER", help="Where explore.html and explore.json go  [RUN/explore]"),
+    derive=lambda run: _explore_fields(),
+)
+def explore(ctx: click.Context, run: str, out: str | None) -> None:
+    """Look inside a fitted model: what its codes mean, how they lie, and what its decoder does with them.
+
+    Writes one page that opens offline, explore.html: walks between records, the square of codes, traversals, attributes added and removed,
+    codes by class, gaps, slopes, nearest training records. What does not apply to the model is named with its reason. The figures go to
+    explore.json beside it. --data is the data set to look at; without it, the run's own.
+    """
+    from ..data import reload
+    from ..explore import explore as look
+    from ..models import load
+    from ..store import Run
+
+    said = given(ctx, "Data")
+    data = _load({**_options_of(run), **said}) if "data" in said else reload(Run.open(run).data)
+    click.echo(look(load(run), data, **given(ctx, "Exploration")).save(Path(out) if out else Path(run) / "explore"))
+
+
+def _explore_fields() -> Groups:
+    from ..explore import explore as look
+    from ..signatures import parameters
+
+    return [("Data", _data_fields(required=False)), ("Exploration", parameters(look)[2:])]
