@@ -101,10 +101,9 @@ class Looks:
         index = torch.randint(len(train), (n,), generator=rng.generator)
         c = train.batch(index, rng)[1] if loop.conditional else None
         try:
-            x = self.sample(n, c, rng)
-        except (RuntimeError, ValueError, NotImplementedError):
+            return features(loop, self.sample(n, c, rng))
+        except (RuntimeError, ValueError, NotImplementedError):  # or no features, as categorical pixels (DataError, a ValueError)
             return None
-        return features(loop, x)
 
     def _against(self, loop: "Loop", x: Tensor) -> dict[str, Finding | None]:
         if self.cells is None:

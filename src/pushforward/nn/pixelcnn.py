@@ -67,7 +67,14 @@ class GatedLayer(nn.Module):
         # With one channel, the first layer's own pixel would be masked entirely: the column is left out.
         self.reach = self.r + (0 if first and image_channels == 1 else 1)
         self.vertical = nn.Conv2d(cin, 2 * channels, (self.r + 1, k))
-        self.horizontal = GroupedConv(cin, 2 * channels, self.reach, each if first else groups, groups.repeat(2), strict=first)
+        self.horizontal = GroupedConv(
+            cin,
+            2 * channels,
+            self.reach,
+            each.repeat_interleave(cin // image_channels) if first else groups,
+            groups.repeat(2),
+            strict=first,
+        )
         self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.mix = GroupedConv(channels, channels, 1, groups, groups)
         self.condition_v = nn.Linear(condition_dim, 2 * channels, bias=False) if condition_dim and not last else None
@@ -100,22 +107,24 @@ class GatedPixelCNN(nn.Module):
         Gated layers (the first 7x7, the others 3x3) and features of each stack, rounded up to a multiple of C.
     condition_dim
         Width of c, 0 for none. It enters as a bias inside every gate.
+    features
+        E, input features for each channel of a pixel, those of a channel side by side: x is then (B, C E, H, W).
     """
 
-    def __init__(self, image_channels: int, out: int, layers: int = 7, channels: int = 64, condition_dim: int = 0):
+    def __init__(self, image_channels: int, out: int, layers: int = 7, channels: int = 64, condition_dim: int = 0, features: int = 1):
         super().__init__()
         C = self.image_channels = image_channels
-        self.out = out
+        self.out, self.features = out, features
         c = self.channels = -(-channels // C) * C
         ends = [(i == 0, i == layers - 1) for i in range(layers)]
         self.layers = nn.ModuleList(
-            [GatedLayer(C if first else c, c, 7 if first else 3, C, first, last, condition_dim) for first, last in ends]
+            [GatedLayer(C * features if first else c, c, 7 if first else 3, C, first, last, condition_dim) for first, last in ends]
         )
         groups = torch.arange(C).repeat_interleave(c // C)
         self.head1 = GroupedConv(c, c, 1, groups, groups)
         self.head2 = GroupedConv(c, C * out, 1, groups, torch.arange(C).repeat_interleave(out))
 
-    def forward(self, x: Float[Tensor, "B C H W"], c: Float[Tensor, "B cond"] | None = None) -> Float[Tensor, "B C H W P"]:
+    def forward(self, x: Float[Tensor, "B CE H W"], c: Float[Tensor, "B cond"] | None = None) -> Float[Tensor, "B C H W P"]:
         v = h = x
         for layer in self.layers:
             v, h = layer(v, h, c)
@@ -128,22 +137,22 @@ class GatedPixelCNN(nn.Module):
     def incremental(
         self, n: int, size: tuple[int, int], c: Float[Tensor, "n cond"] | None, choose: Callable[[int, int, int, Tensor], Tensor]
     ) -> None:
-        """Visit channel g of pixel (i, j) in raster order: `choose(g, i, j, parameters (P, n))` returns the feature (n,) of the value it
-        chose.
+        """Visit channel g of pixel (i, j) in raster order: `choose(g, i, j, parameters (P, n))` returns the features (E, n) of the
+        values it chose, or (n,) when E is 1.
 
         The parameters equal those of `forward` on the chosen features, up to rounding. Every activation is computed once: the vertical
         stack once per row, over the rows still within reach; the horizontal stack once per pixel and channel, one product per layer over
         stored columns.
         """
         H, W = size
-        C, m = self.image_channels, self.channels // self.image_channels
+        C, m, E = self.image_channels, self.channels // self.image_channels, self.features
         layers = [layer for layer in self.layers if isinstance(layer, GatedLayer)]
         columns = [_Column.of(layer, C, c) for layer in layers]
         head1, head2 = _by_group(self.head1, C), _by_group(self.head2, C)
         new = self.head2.weight.new_zeros
         # The vertical stack's inputs: the last r + 1 rows of each layer, padded by r on both sides.
         rows = [new(n, layer.vertical.in_channels, layer.r + 1, W + 2 * layer.r) for layer in layers]
-        done = new(n, C, W)
+        done = new(n, C * E, W)
         gated = [new(self.channels, n) for _ in layers]
         top, middle = new(self.channels, n), new(self.channels, n)
 
@@ -165,9 +174,9 @@ class GatedPixelCNN(nn.Module):
                             o += here[k][own]
                     (w1, b1), (w2, b2) = head1[g], head2[g]
                     torch.addmm(b1, w1, top[:upto].relu(), out=middle[own])
-                    value = choose(g, i, j, torch.addmm(b2, w2, middle[:upto].relu()))
-                    here[0][g] = value
-                    done[:, g, j] = value
+                    value = choose(g, i, j, torch.addmm(b2, w2, middle[:upto].relu())).reshape(E, n)
+                    here[0][g * E : (g + 1) * E] = value
+                    done[:, g * E : (g + 1) * E, j] = value.T
 
 
 class _Column(NamedTuple):
@@ -218,7 +227,7 @@ def _by_group(conv: GroupedConv, C: int) -> list[tuple[Tensor, Tensor]]:
 def _rows_above(
     layers: list[GatedLayer], columns: list[_Column], rows: list[Tensor], done: Tensor | None, c: Tensor | None
 ) -> list[Tensor]:
-    """Advance the vertical stack by the row `done` (n, C, W), in place, and return what each horizontal layer adds: (W, C, 2 m, n).
+    """Advance the vertical stack by the row `done` (n, C E, W), in place, and return what each horizontal layer adds: (W, C, 2 m, n).
 
     Before the first row there is nothing above, and only biases and the condition remain.
     """

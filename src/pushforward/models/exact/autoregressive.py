@@ -143,7 +143,8 @@ class PixelCNN(GradientModel):
     r"""A gated PixelCNN: log p(x | c) = sum over pixels (i, j) and channels g of log p(x_{gij} | all before, c), exactly.
 
     "Before" is raster order, the channels of a pixel in their own order. Binary pixels have a Bernoulli, levels(k) a softmax over the k
-    values, k <= 256. The weights are shared over the positions, so the network is small and images of one size are its records. Sampling
+    values, k <= 256; categories(k), such as a grid of codes, have a softmax too, and enter by a learned vector each. The weights are shared
+    over the positions, so the network is small and images of one size are its records. Sampling
     keeps all activations (`nn.pixelcnn`): 64 images of 28x28 take less than 1/300 of the time of a full pass per pixel.
 
     Reference: van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves, Kavukcuoglu 2016, Conditional Image Generation with PixelCNN
@@ -173,28 +174,47 @@ class PixelCNN(GradientModel):
         support = spec.support
         if spec.kind != "image":
             return f"PixelCNN models images, and these records are {spec.kind}. Use made, the autoregressive model for any record."
-        if support is None or support.name not in ("binary", "levels") or (support.size or 0) > 256:
-            pixels = support or "mixed"
-            return f"PixelCNN models binary pixels or at most 256 levels, and these are {pixels}. Use made, which models any support."
+        if support is None or not support.discrete or (support.name == "levels" and (support.size or 0) > 256):
+            return (
+                f"PixelCNN models binary pixels, categories or at most 256 levels, and these are {support or 'mixed'}. "
+                "Use made, which models any support."
+            )
         return None
 
     def _build(self, spec: DataSpec) -> None:
         self.nfe = spec.dim
         k = spec.supports[0].size
         assert k is not None
-        self.features = Features(spec)
         self.family = Bernoulli() if spec.supports[0] == BINARY else Categorical(k)
         layers, channels = (7, 64) if min(spec.shape[1:]) >= 16 else (4, 32)
-        self.net = GatedPixelCNN(spec.shape[0], self.family.n_params, self.layers or layers, self.channels or channels, spec.condition_dim)
+        width = min(k, self.channels or channels)
+        self.features = None if spec.supports[0].name == "categories" else Features(spec)
+        # Categories have no place on a line: each enters by a vector of its own.
+        self.embedding = torch.nn.Embedding(k, width) if self.features is None else None
+        self.net = GatedPixelCNN(
+            spec.shape[0],
+            self.family.n_params,
+            self.layers or layers,
+            self.channels or channels,
+            spec.condition_dim,
+            width if self.features is None else 1,
+        )
 
     def _objectives(self) -> tuple[Objective, ...]:
-        return (Objective("nll", (self.net,), self._loss),)
+        return (Objective("nll", (self,), self._loss),)
+
+    def _input(self, x: Tensor) -> Tensor:
+        """The features of pixels: (B, C, ...) -> (B, C E, ...)."""
+        if self.features is not None:
+            return self.features.encode(x)
+        assert self.embedding is not None
+        return self.embedding(x.long()).movedim(-1, 2).flatten(1, 2)
 
     def _loss(self, batch: Batch) -> Loss:
         return Loss(-self._log_probs(batch.x, batch.c))
 
     def _log_probs(self, x: Tensor, c: Tensor | None) -> Tensor:
-        return self.family.log_prob(self.net(self.features.encode(x), c), x).flatten(1).sum(1)
+        return self.family.log_prob(self.net(self._input(x), c), x).flatten(1).sum(1)
 
     def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
         # 64 records at a time: 256 logits for each of 784 pixels are 0.8 MB a record, and small activations stay in the cache.
@@ -210,13 +230,14 @@ class PixelCNN(GradientModel):
 
         def choose(g: int, i: int, j: int, params: Tensor) -> Tensor:
             x[:, g, i, j] = _invert(params, u[:, g, i, j])
-            return self.features.encode(x[:, g, i, j])
+            chosen = self._input(x[:, g : g + 1, i, j])  # (n, E)
+            return chosen.T
 
         if incremental:
             self.net.incremental(n, (H, W), c, choose)
         else:
             for i, j, g in itertools.product(range(H), range(W), range(C)):
-                choose(g, i, j, self.net(self.features.encode(x), c)[:, g, i, j].T)
+                choose(g, i, j, self.net(self._input(x), c)[:, g, i, j].T)
         return x
 
 
@@ -246,6 +267,12 @@ def known_answers() -> Iterator[Known]:
         ("PixelCNN given c, 2^12 binary 3x4 images", PixelCNN(layers=3, channels=16), pixels.with_condition(2)),
         ("PixelCNN, 3^6 images of levels(3)", PixelCNN(layers=3, channels=16), DataSpec("image", (1, 2, 3), (levels(3),))),
         ("PixelCNN, 2^12 colour 2x2 images", PixelCNN(layers=3, channels=12), colours),
+        ("PixelCNN, 3^6 grids of categories(3)", PixelCNN(layers=3, channels=16), DataSpec("image", (1, 2, 3), (categories(3),))),
+        (
+            "PixelCNN, 3^8 two-channel grids of categories(3)",
+            PixelCNN(layers=3, channels=16),
+            DataSpec("image", (2, 2, 2), (categories(3),)),
+        ),
     ]
     for what, model, spec in small:
         total = float(enumerated(_roughened(model, spec))[1].exp().sum())
