@@ -1,0 +1,271 @@
+"""A training step of each family of the latent wing through `fit`, beside bare loops, and beside pythae on the same models.
+
+Two kinds of bare loop: the networks and the loss written out by hand (autoencoder, VAE, adversarial autoencoder), and for the larger
+models their own objectives in a loop without an engine: batches by index, fused Adam, nothing logged. Contenders run in turn in one
+process, each for a short and a long call; the difference is what its steps cost. Targets: at most 1.05x of the bare loop, and at least
+1.25x faster than pythae on the same layers, loss, batch and data.
+
+    pip install --no-deps --target PEERS pythae cloudpickle imageio pydantic
+    python benchmarks/latent_steps.py --peers PEERS [--only vae]
+"""
+
+import argparse
+import itertools
+import logging
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from _timing import Result, interleave
+from torch import Tensor, nn
+
+import pushforward as pf
+from pushforward import models
+from pushforward.model import Batch, GradientModel
+from pushforward.rng import Rng
+
+BATCH, SHORT, LONG = 128, 1, 5
+HIDDEN, CODE = 400, 20
+Work = Callable[[], None]
+
+MODELS: dict[str, tuple[int, dict[str, Any]]] = {
+    "autoencoder": (10_000, {"hidden": (HIDDEN,), "latent_dim": CODE, "network": "mlp", "loss": "squared"}),
+    "vae": (10_000, {"hidden": (HIDDEN,), "latent_dim": CODE, "network": "mlp"}),
+    "aae": (10_000, {"hidden": (HIDDEN,), "latent_dim": CODE, "network": "mlp", "critic_hidden": (HIDDEN,)}),
+    "m2": (2_560, {"hidden": (HIDDEN,), "latent_dim": CODE, "network": "mlp"}),
+    "ssaae": (2_560, {"hidden": (HIDDEN,), "network": "mlp"}),
+    "categorical_vae": (10_000, {"hidden": (HIDDEN,), "network": "mlp"}),
+    "vqvae": (1_280, {}),
+    "hvae": (1_280, {}),
+}
+"""Records (a multiple of the batch after the split is not needed) and hyperparameters of each."""
+
+
+# -- by hand --------------------------------------------------------------------------------------------------------
+
+
+def layers(*sizes: int) -> nn.Sequential:
+    dense: list[nn.Module] = []
+    for a, b in itertools.pairwise(sizes):
+        dense += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*dense[:-1])
+
+
+def adam(*nets: nn.Module, lr: float = 1e-3) -> torch.optim.Optimizer:
+    return torch.optim.Adam([p for net in nets for p in net.parameters()], lr=lr, fused=True)
+
+
+def batches(x: Tensor, epochs: int) -> Any:
+    for _ in range(epochs):
+        yield from (x[index] for index in torch.randperm(len(x))[: len(x) // BATCH * BATCH].split(BATCH))
+
+
+def step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def by_hand(name: str, x: Tensor, epochs: int) -> None:
+    """A new model each time, as fit makes one: long trained ones slow down on subnormal numbers."""
+    encoder, decoder = layers(784, HIDDEN, 2 * CODE if name == "vae" else CODE), layers(CODE, HIDDEN, 784)
+    optimizer = adam(encoder, decoder)
+    if name == "autoencoder":
+        for u in batches(x, epochs):
+            step((decoder(encoder(u)).sigmoid() - u).square().sum(1).mean(), optimizer)
+    elif name == "vae":
+        for u in batches(x, epochs):
+            mu, log_var = encoder(u).chunk(2, 1)
+            z = mu + torch.randn_like(mu) * torch.exp(0.5 * log_var)
+            reconstruction = F.binary_cross_entropy_with_logits(decoder(z), u, reduction="none").sum(1)
+            step((reconstruction + 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(1)).mean(), optimizer)
+    else:
+        critic = nn.Sequential(nn.Linear(CODE, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, 1))
+        judge, generator = adam(critic), adam(encoder)
+        players = [(optimizer, (encoder, decoder)), (judge, (critic,)), (generator, (encoder,))]
+        source = batches(x, epochs)
+        # Each player sees a batch of its own, so an epoch is a third as many rounds.
+        for u, v, w in zip(source, source, source):
+            for i, (own, nets) in enumerate(players):
+                for net in (encoder, decoder, critic):
+                    net.requires_grad_(net in nets)
+                if i == 0:
+                    loss = F.binary_cross_entropy_with_logits(decoder(encoder(u)), u, reduction="none").sum(1).mean()
+                elif i == 1:
+                    with torch.no_grad():
+                        codes = encoder(v)
+                    loss = (F.softplus(-critic(torch.randn_like(codes))) + F.softplus(critic(codes))).mean()
+                else:
+                    loss = F.softplus(-critic(encoder(w))).mean()
+                step(loss, own)
+
+
+# -- own objectives without an engine ---------------------------------------------------------------------------------
+
+
+def without_engine(name: str, settings: dict[str, Any], data: pf.Data, epochs: int) -> None:
+    model = models.create(name, **settings)
+    assert isinstance(model, GradientModel)
+    model._adopt(data.schema, conditional=False)
+    model.build(data.spec)
+    prepare = getattr(model, "_prepare", None)
+    if prepare is not None:
+        prepare(data, 0)
+    model.train()
+    objectives = model._objectives()
+    players = [o.parameters() for o in objectives]
+    optimizers = [torch.optim.Adam(p, lr=1e-3, fused=True) for p in players]
+    rng, records = Rng.seeded(0), len(data.train)
+    rounds = epochs * (records // (BATCH * sum(o.steps for o in objectives)))
+    order, at = torch.randperm(records), 0
+    for done in range(rounds):
+        for objective, own, optimizer in zip(objectives, players, optimizers):
+            if len(objectives) > 1:
+                for p in (p for player in players for p in player):
+                    p.requires_grad_(False)
+                for p in own:
+                    p.requires_grad_(True)
+            for _ in range(objective.steps):
+                if at + BATCH > records:
+                    order, at = torch.randperm(records), 0
+                index = order[at : at + BATCH]
+                at += BATCH
+                x, _ = data.train.batch(index, rng)
+                step(objective.loss(Batch(x, None, index, rng, done, done / rounds)).per_record.mean(), optimizer)
+
+
+def through_fit(name: str, settings: dict[str, Any], data: pf.Data, epochs: int) -> None:
+    model = models.create(name, **settings)
+    model.fit(
+        data, epochs=epochs, batch_size=BATCH, schedule="constant", lr=1e-3, ema=None, clip=None, validate_every=10**9, progress=False
+    )
+
+
+# -- pythae -----------------------------------------------------------------------------------------------------------
+
+
+def pythae(name: str, x: Tensor) -> Callable[[int], None] | None:
+    """Its trainer on the same layers; None where it has no such model, or is not installed."""
+    try:
+        from pythae.data.datasets import BaseDataset  # pyright: ignore
+        from pythae.models import AE, VAE, Adversarial_AE, Adversarial_AE_Config, AEConfig, VAEConfig  # pyright: ignore
+        from pythae.models.base.base_utils import ModelOutput  # pyright: ignore
+        from pythae.models.nn import BaseDecoder, BaseDiscriminator, BaseEncoder  # pyright: ignore
+        from pythae.trainers import (  # pyright: ignore
+            AdversarialTrainer,
+            AdversarialTrainerConfig,
+            BaseTrainer,
+            BaseTrainerConfig,
+        )
+    except ImportError:
+        return None
+    logging.disable(logging.INFO)
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.mu, self.log_var = nn.Linear(784, HIDDEN), nn.Linear(HIDDEN, CODE), nn.Linear(HIDDEN, CODE)
+
+        def forward(self, x: Tensor) -> Any:
+            h = F.relu(self.hidden(x))
+            if name == "autoencoder":
+                return ModelOutput(embedding=self.mu(h))
+            return ModelOutput(embedding=self.mu(h), log_covariance=self.log_var(h))
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = layers(CODE, HIDDEN, 784)
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=self.net(z).sigmoid())
+
+    class Critic(BaseDiscriminator):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(CODE, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, 1), nn.Sigmoid())
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(embedding=self.net(z))
+
+    records, shape = BaseDataset(x, torch.zeros(len(x))), {"input_dim": (784,), "latent_dim": CODE}
+
+    def work(epochs: int) -> None:
+        common: dict[str, Any] = {"num_epochs": epochs, "per_device_train_batch_size": BATCH, "no_cuda": True}
+        with tempfile.TemporaryDirectory() as folder:
+            if name == "aae":
+                model: Any = Adversarial_AE(Adversarial_AE_Config(**shape, reconstruction_loss="bce"), Encoder(), Decoder(), Critic())
+                config: Any = AdversarialTrainerConfig(output_dir=folder, **common)
+                trainer: Any = AdversarialTrainer(model, records, training_config=config)
+            else:
+                model = AE(AEConfig(**shape), Encoder(), Decoder())
+                if name == "vae":
+                    model = VAE(VAEConfig(**shape, reconstruction_loss="bce"), Encoder(), Decoder())
+                trainer = BaseTrainer(model, records, training_config=BaseTrainerConfig(output_dir=folder, learning_rate=1e-3, **common))
+            trainer.save_model = lambda *a, **k: None  # the others save nothing either
+            trainer.train()
+
+    return work
+
+
+# -- the comparison ---------------------------------------------------------------------------------------------------
+
+
+def contenders(name: str, data: pf.Data, settings: dict[str, Any]) -> dict[str, Callable[[int], None]]:
+    x = data.train.tensor().flatten(1)
+    found: dict[str, Callable[[int], None]] = {
+        "fit": partial(through_fit, name, settings, data),
+        "own objectives": partial(without_engine, name, settings, data),
+    }
+    if name in ("autoencoder", "vae", "aae"):
+        found["by hand"] = partial(by_hand, name, x)
+        peer = pythae(name, x)
+        if peer is not None:
+            found["pythae"] = peer
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", help="a folder with pythae")
+    parser.add_argument("--only", nargs="*", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=7)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.peers:
+        sys.path.append(given.peers)
+    if given.peers and pythae("vae", torch.zeros(2, 784)) is None:
+        raise SystemExit(f"pythae cannot be imported from {given.peers}.")
+    with Result("bench_latent_steps", settings={"batch": BATCH, "epochs": [SHORT, LONG], "repeats": given.repeats}) as result:
+        for name in given.only:
+            rows, settings = MODELS[name]
+            random = np.random.default_rng(0)
+            images = (random.random((rows, 28, 28)) < 0.3).astype(np.uint8)
+            labels = random.integers(0, 10, rows)
+            data = pf.load_data(images, support="binary", label=labels)
+            works = contenders(name, data, settings)
+            timed: dict[str, Work] = {f"{k}, {e} epochs": partial(w, e) for k, w in works.items() for e in (SHORT, LONG)}
+            found = interleave(timed, floor=f"fit, {SHORT} epochs", repeats=given.repeats, unit="call")
+            # The slope between a short and a long call is the cost of an epoch: set-up falls out.
+            slope = {
+                k: [
+                    (long - short) / (3 if (k, name) == ("pythae", "aae") else 1)  # its epoch has three times as many rounds
+                    for short, long in zip(found[f"{k}, {SHORT} epochs"]["times"], found[f"{k}, {LONG} epochs"]["times"], strict=True)
+                ]
+                for k in works
+            }
+            for k, values in slope.items():
+                result.add(f"{name}: {k}", 1e3 * statistics.median(values) / (LONG - SHORT), unit="ms an epoch", kind="median slope")
+            for k in slope.keys() - {"fit", "pythae"}:
+                ratio = statistics.median(f / b for b, f in zip(slope[k], slope["fit"], strict=True))
+                result.add(f"{name}: fit over {k}", ratio, unit="x", kind="median of rounds", target="<= 1.05")
+            if "pythae" in slope:
+                ratio = statistics.median(p / f for p, f in zip(slope["pythae"], slope["fit"], strict=True))
+                result.add(f"{name}: pythae over fit", ratio, unit="x", kind="median of rounds", target=">= 1.25")
