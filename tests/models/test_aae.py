@@ -112,6 +112,11 @@ def test_petals_of_given_components():
         mean = torch.tensor([1.4 * math.cos(angle), 1.4 * math.sin(angle), 0.0, 0.0], dtype=torch.float64)
         error = torch.tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float64) / math.sqrt(4000)
         assert ((z[k == j].mean(0) - mean).abs() < 5 * error).all()
+        # Turned back, the spread is 0.5 along and 0.1 across, to 5 standard errors s / sqrt(2 n).
+        along = z[k == j] @ mean / mean.norm()
+        across = z[k == j, 1] * math.cos(angle) - z[k == j, 0] * math.sin(angle)
+        assert abs(along.std() - 0.5) < 5 * 0.5 / math.sqrt(8000)
+        assert abs(across.std() - 0.1) < 5 * 0.1 / math.sqrt(8000)
     log_k = petals.log_components(z)
     # Sideways the next of five petals is over 8 deviations away at the mean, and only its root, 2.8 deviations inside, is shared.
     assert (log_k.argmax(1) == k).double().mean() > 0.99
