@@ -11,9 +11,9 @@ from pushforward.data.spec import BINARY, REAL, DataSpec, categories
 from pushforward.errors import ConfigError, DataError, NotFitted, Unsupported
 from pushforward.models.latent.adversarial_autoencoder import AdversarialAutoencoder
 from pushforward.models.latent.labels import Labelled, labelled_rows
+from pushforward.models.latent.linear import Nodes
 from pushforward.models.latent.semi_supervised import M2VAE, known_answers, linear_gaussian
 from pushforward.models.latent.semi_supervised_aae import SemiSupervisedAAE
-from pushforward.models.latent.vae import Nodes
 from pushforward.rng import Rng
 from pushforward.train import Batch
 

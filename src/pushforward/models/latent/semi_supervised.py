@@ -38,7 +38,8 @@ from ...nn import MLP, activation_layer, encoder_for
 from ...rng import Rng
 from ...train import Loss, Training
 from .labels import Classifies, Labelled, count_classes
-from .vae import MEMORY, Nodes, cubature
+from .linear import Nodes, cubature
+from .vae import MEMORY
 
 __all__ = ["M2VAE"]
 
