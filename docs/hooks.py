@@ -26,6 +26,7 @@ def on_config(config: Any) -> Any:
         {"Getting started": "start.md"},
         {"Your own data": "data.md"},
         {"Comparing": "comparing.md"},
+        {"Looking inside": "exploring.md"},
         {"Trusting a number": [{"How": "trusting.md"}, {"Every figure": "figures.md"}]},
         {"Models": [{"All": "models/index.md"}, *({name: f"models/{name}.md"} for name in catalog())]},
         {"Results": "results.md"},

@@ -79,6 +79,11 @@ class Exploration:
     """Part -> why it does not apply to this model or these records."""
     seconds: float = 0.0
 
+    @property
+    def means(self) -> bool:
+        """Whether decoded images are shown as the mean of p(x | z), not as the most probable image."""
+        return self.lens.means
+
     def to_json(self) -> dict[str, Any]:
         """The figures as plain values; pictures and codes are left out."""
         lens = self.lens

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ais import standard_normal
 from ..data import Data, Records
 from ..errors import ConfigError, DataError, Unsupported
 from ..metrics.copying import nearest
-from ..model import Model
+from ..model import CHUNK, Model
 from ..rng import Rng
 from ..spaces import FeatureSpace, pick, spaces
 
@@ -21,7 +22,11 @@ __all__ = ["Lens", "Shown"]
 
 @dataclass(frozen=True)
 class Shown:
-    """Records in their owner's form, and as the values (n, *shape) that pictures and distances take."""
+    """Records in their owner's form, and as the values (n, *shape) that pictures and distances take.
+
+    Decoded images are shown, and measured, as the mean of p(x | z) where the model has one: the most probable image, which `records` then
+    holds, is harder than any record (black or white where a pixel is most probably either).
+    """
 
     records: Any
     x: Tensor
@@ -59,6 +64,7 @@ class Lens:
         self.train = pick(data.train, n, seed)
         held = next((part for part in (data.test, data.validation) if len(part)), None)
         self.held = pick(held if held is not None else data.train, max(10, n // 2), seed + 1)
+        self.means = data.spec.kind == "image" and data.spec.supports == spec.supports and type(model).supports("likelihood")
         self.held_name = "training" if held is None else "held-out"
 
     # -- codes ----------------------------------------------------------------------------------------------------------
@@ -95,11 +101,25 @@ class Lens:
             if joint is None or any(p.default is p.empty for p in inspect.signature(joint).parameters.values()):
                 self.model._hook("encode")  # says why there are no codes
                 raise Unsupported(f"{self.name} has neither encode nor a prior over codes.")
-            return joint().draw(len(self.held), c, rng).cpu()
+            return joint().sample_prior(len(self.held), c, rng).cpu()
 
     def conditions(self, rows: Any) -> Any:
         """The conditions of these held-out records for a conditional model, else None."""
         return self.held.subset(torch.as_tensor(list(rows), dtype=torch.long)).labels() if self.conditional else None
+
+    @cached_property
+    def normal(self) -> bool:
+        """Whether the model's prior over codes is N(0, I), as far as it says so; without a prior, whether codes look like it."""
+        joint: Any = getattr(self.model, "_joint", None)
+        z = self.places
+        if joint is not None and not any(p.default is p.empty for p in inspect.signature(joint).parameters.values()):
+            with torch.no_grad():
+                at = z[:20].to(self.model.device, self.model.dtype)
+                said = joint().log_prior(at, self._vectors(self.conditions(range(len(at))))).double().cpu()
+            own = standard_normal(z[:20].double())
+            return bool(torch.allclose(said, own, rtol=1e-3, atol=1e-3))
+        mean, sd = z.double().mean(0), z.double().std(0)
+        return bool((mean.abs() < 0.5).all() and (sd > 0.5).all() and (sd < 1.5).all())
 
     def _vectors(self, condition: Any) -> Tensor | None:
         return None if condition is None else self.model._condition(condition, len(condition))
@@ -109,7 +129,27 @@ class Lens:
     def decode(self, z: Tensor, condition: Any = None) -> Shown:
         """Records at the codes z (n, d); `condition` is one for each, for a conditional model."""
         records = self.model.decode(z, condition=condition)
-        return Shown(records, records if self.model.schema is None else self.data.schema.encode(records))
+        x = self._mean_image(z, condition)
+        if x is None:
+            x = records if self.model.schema is None else self.data.schema.encode(records)
+        return Shown(records, x)
+
+    def _mean_image(self, z: Tensor, condition: Any) -> Tensor | None:
+        """E[x | z] of images in the data's own values, or None."""
+        spec, model = self.data.spec, self.model
+        if not self.means:
+            return None
+        c, z, out = self._vectors(condition), z.to(model.device, model.dtype), []
+        try:
+            with torch.no_grad():
+                for at in torch.arange(len(z)).split(CHUNK):
+                    out.append(model._hook("likelihood")(z[at], None if c is None else c[at]).mean.cpu())
+        except NotImplementedError:  # no mean: categories
+            self.means = False
+            return None
+        x = torch.cat(out)
+        self.means = x.shape[1:] == spec.shape and bool(x.isfinite().all())
+        return x.to(torch.get_default_dtype()) if self.means else None
 
     def mean(self, z: Tensor, c: Tensor | None) -> Tensor:
         """The decoder as a differentiable map from codes (n, d) to records as vectors (n, D), before any rounding to levels.

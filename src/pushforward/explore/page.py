@@ -51,6 +51,7 @@ def render(found: "Exploration") -> str:
             ("Data", source),
             ("Records looked at", f"{len(lens.train):,} training · {len(lens.held):,} {lens.held_name}"),
             ("One record", str(lens.data.spec)),
+            *([("Decoded images", "the mean of p(x | z)")] if found.means else []),
             ("Seed", str(found.seed)),
             ("Made in", duration(found.seconds)),
         ],
@@ -176,8 +177,8 @@ def _traversal(e: "Exploration") -> Section | None:
     s = Section(
         "traversal",
         "One dimension at a time",
-        f"One record; in each row one dimension of its code goes from its 1 % to its 99 % quantile over records.{some} A row that does not "
-        "change is a dimension that the decoder ignores.",
+        f"One record; in each row one dimension of its code goes from its 1\u00a0% to its 99\u00a0% quantile over "
+        f"records.{some} A row that does not change is a dimension that the decoder ignores.",
     )
     s.figures = draw.traversal(e.lens, t)
     s.facts = [
@@ -298,8 +299,9 @@ def _shift(e: "Exploration") -> Section | None:
     s = Section(
         "shift",
         "One pixel to the left",
-        "No one sees an image move by one pixel, and a squared error does: here is how much of the way to another image the shift counts "
-        "for. Structural similarity and the features of a network may take less notice. Read a reconstruction's squared error so.",
+        f"Hardly anyone minds an image that moves by one pixel (here 1/{p.x.shape[3]} of its width), and a squared error does: here is how "
+        "much of the way to another image the shift counts for. Structural similarity and the features of a network may take less notice. "
+        "Bear it in mind when you read the squared error of a reconstruction.",
     )
     s.figures = draw.shift(e.lens, p)
     rows = [("one pixel to the left", p.shift), ("reconstruction", p.reconstruction), ("another image", p.other)]

@@ -154,8 +154,8 @@ def grid(lens: Lens, *, side: int = 20, dims: Sequence[int] | None = None, throu
     """The square grid on the unit square, through an inverse distribution function, decoded (Kingma & Welling 2014, fig. 4).
 
     Of more than two dimensions, `dims` (the two most variable ones unless told) move and the others stay at the mean of the codes.
-    `through` is N(0, 1), or, where the codes are far from it (the codes of a plain autoencoder), their own quantiles: the grid then shows
-    what lies where codes are (Makhzani et al. 2016's percentile grid).
+    `through` is N(0, 1) where that is the model's prior, else (for a plain autoencoder) the codes' own quantiles: the grid
+    then shows what lies where codes are (Makhzani et al. 2016's percentile grid).
     """
     z = lens.places.double()
     if z.shape[1] < 2:
@@ -164,9 +164,7 @@ def grid(lens: Lens, *, side: int = 20, dims: Sequence[int] | None = None, throu
     if not all(0 <= k < z.shape[1] for k in (a, b)) or a == b:
         raise ConfigError(f"dims={a, b} must be two of the {z.shape[1]} dimensions of the codes, 0 to {z.shape[1] - 1}.")
     if through is None:
-        mean, sd = z[:, [a, b]].mean(0), z[:, [a, b]].std(0)
-        normal = bool((mean.abs() < 0.5).all() and (sd > 0.5).all() and (sd < 1.5).all())
-        through = "normal" if normal else "codes"
+        through = "normal" if lens.normal else "codes"
     if through == "normal":
         across = up = quantiles(side)
     else:

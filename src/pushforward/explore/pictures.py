@@ -280,7 +280,7 @@ def gap(lens: Lens, g: Gaps) -> list[Figure]:
         out[0].ticks = [f"{i}–{j}" if len(i + j) <= 6 else "" for i, j in g.between]
     places = [[f"{i} – {j}", f"{number(float(e))} ×", f"{number(float(d))} ×"] for (i, j), e, d in zip(g.between, g.emptiness, g.distance)]
     heads = ["from the nearest code", "from the nearest record"]
-    out.append(Figure("Distances, over those of held-out records", heads=heads, rows=[(row[0], row[1:]) for row in places], css="small"))
+    out.append(Figure("Distances, over those of held-out records", heads=heads, rows=[(row[0], row[1:]) for row in places]))
     return out
 
 
