@@ -126,6 +126,7 @@ def test_whitened_codes_are_standard_normal_under_the_prior():
     joint = model._joint()
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     u = joint.sample_prior(200_000, None, Rng.seeded(0, x))
+    assert torch.allclose(joint.log_prior(u[:5], None), Normal(torch.zeros(2).double(), 1.0).log_prob(u[:5]).sum(1), rtol=1e-12)
     for one, known in zip(x, ladder.evidence(x)):
         weights = joint.log_likelihood(one.expand(len(u), -1), u, None)
         error = float((weights - known).exp().std()) / math.sqrt(len(u))
