@@ -1,7 +1,7 @@
 """MNIST, statically binarised (Larochelle & Murray 2011): a hierarchical VAE and a flat one, each trained for the same minutes.
 
-NVAE has 78.01 nats with dynamic binarisation on two V100s in 21 hours; a convolutional hierarchical VAE of two levels 82.41 static
-(Tomczak & Welling 2018, table 1). The model that is scored has the best bound on the validation split. L_K rises with K, so L_1000 of all
+NVAE has 78.01 nats with dynamic binarisation on two V100s in 21 hours; a convolutional hierarchical VAE of two levels about 82.4 static
+(Tomczak & Welling 2018). The model that is scored has the best bound on the validation split. L_K rises with K, so L_1000 of all
 test records is estimated as L_100 of all, plus the mean of L_1000 - L_100 over `--records` of them, evenly spaced.
 Needs the binarised MNIST (see the docs on data), under PUSHFORWARD_DATA or downloaded.
 

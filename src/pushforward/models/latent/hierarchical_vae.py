@@ -80,7 +80,7 @@ class HierarchicalVAE(GradientModel):
         groups that say much dear and groups that say little cheap, so that none stays empty (Vahdat et al. 2018, appendix H; NVAE,
         appendix A).
     spectral
-        Weight of the sum of all layers' largest singular values (NVAE, equation 4, takes 1e-2 to 1e-1 with larger networks); 0 for none.
+        Weight of the sum of all layers' largest singular values (NVAE, section 3.2, for networks much deeper than the default); 0 for none.
 
     Notes
     -----
