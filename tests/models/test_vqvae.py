@@ -66,6 +66,20 @@ def test_dead_entries_move_onto_the_batch():
     assert (book.usage[2:] == 0.25).all()
 
 
+def test_two_halves_of_a_batch_move_entries_to_where_the_whole_does():
+    """Each process gives the vectors that it has; their sum is what one process with the whole batch takes."""
+    z, dead = gaussians(20, 3, seed=4), torch.tensor([0, 2, 3])
+    found = []
+    for rows in (None, slice(0, 5), slice(5, 10)):  # ten records of two vectors each
+        book = Codebook(4, 3, 0.9, 0.1).double()
+        own = z if rows is None else z[2 * rows.start : 2 * rows.stop]
+        book._move(dead, own, Rng(torch.Generator().manual_seed(7), dtype=z.dtype, rows=rows, total=None if rows is None else 10))
+        found.append(book.entries[dead])
+    assert torch.equal(found[0], found[1] + found[2])
+    assert not (found[1] == 0).all()
+    assert not (found[2] == 0).all()
+
+
 def test_dead_entries_stay_when_told_to():
     book = Codebook(3, 2, 0.5, 0.0).double()
     book.entries.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], [50.0, 50.0]]))

@@ -118,9 +118,8 @@ class CategoricalVAE(GradientModel):
         self._check_hyperparameters()
         features = Features(spec)
         self._features = None if spec.support is not None and spec.support.name in ("binary", "real") else features
-        width, net = self.variables * self.values, {"network": self.network, "activation": self.activation}
-        both: dict[str, Any] = {**net, "condition_dim": spec.condition_dim}
-        self.encoder_net = encoder_for(features.shape, width, hidden=self.hidden, **both)
+        width, net = self.variables * self.values, dict[str, Any](network=self.network, activation=self.activation)
+        self.encoder_net = encoder_for(features.shape, width, hidden=self.hidden, condition_dim=spec.condition_dim, **net)
         self.p_x = Decoder(spec, width, likelihood=self.likelihood_, hidden=self.hidden[::-1], **net)
         self.enumerable = self.values**self.variables <= MOST
         if self.enumerable:
@@ -157,8 +156,8 @@ class CategoricalVAE(GradientModel):
     def _log_x(self, y: Float[Tensor, "B S N K"], x: Tensor, c: Tensor | None) -> Float[Tensor, "B S"]:
         """log p(x | y), y one-hot or on the simplex, S of them for each record."""
         B, S = y.shape[:2]
-        x, c = (t if t is None or S == 1 else t.repeat_interleave(S, 0) for t in (x, c))
-        assert x is not None
+        if S > 1:
+            x, c = x.repeat_interleave(S, 0), None if c is None else c.repeat_interleave(S, 0)
         return self.p_x.log_prob(self.p_x(y.reshape(B * S, -1), c), x).view(B, S)
 
     def _one_hot(self, z: Int[Tensor, "*B N"], like: Tensor) -> Float[Tensor, "*B N K"]:

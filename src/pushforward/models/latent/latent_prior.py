@@ -87,7 +87,7 @@ class LatentPrior(ClosedFormModel):
         self.defaults = nn.ModuleDict()
         if self.autoencoder is None:
             self.defaults["autoencoder"] = VAE()
-        autoencoder = self.autoencoder or self.defaults["autoencoder"]
+        autoencoder: Any = self.autoencoder or self.defaults["autoencoder"]
         for verb in ("encode", "decode"):
             if not autoencoder.supports(verb):
                 raise ConfigError(f"autoencoder={autoencoder.name} does not {verb}; LatentPrior needs codes. Use VAE().")
@@ -200,10 +200,11 @@ class LatentPrior(ClosedFormModel):
 
     # -- verbs ------------------------------------------------------------------------------------------------------------
 
-    def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
+    def _sample(self, n: int, c: Tensor | None, rng: Rng, *, mode: bool = False) -> Tensor:
+        """Records drawn from p(x | z), z from the prior; with `mode` the most probable record at each z."""
         autoencoder, _ = self.stages
         z = self._draw_prior(n, c, rng)
-        return autoencoder.emit(z, c, rng) if hasattr(autoencoder, "emit") else autoencoder._decode(z, c)
+        return autoencoder.emit(z, c, None if mode else rng) if hasattr(autoencoder, "emit") else autoencoder._decode(z, c)
 
     def _draw_prior(self, n: int, c: Tensor | None, rng: Rng) -> Float[Tensor, "n d"]:
         _, prior = self.stages
