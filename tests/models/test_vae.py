@@ -175,6 +175,10 @@ def test_the_condition_reaches_both_networks():
         ("discretised", SPECS["levels"]),
         ("categorical", SPECS["levels"]),
         ("categorical", MIXED),
+        ("continuous-bernoulli", SPECS["unit"]),
+        ("logistic-mixture", SPECS["levels"]),
+        ("gaussian-optimal", POINTS),
+        ("gaussian-optimal", DataSpec("table", (3,))),
     ],
     ids=str,
 )
@@ -201,12 +205,32 @@ def test_every_likelihood_that_fits(likelihood, spec):
         ("discretised", SPECS["categories"], "Use likelihood='categorical'"),
         ("categorical", SPECS["unit"], "Use likelihood='gaussian'"),
         ("discretised", DataSpec("table", (2,), (REAL, categories(3))), "not entries that are real"),
+        ("gaussian-optimal", MIXED, "Use likelihood='gaussian-shared', which learns one for each real column"),
+        ("gaussian-optimal", SPECS["unit"], "Use likelihood='gaussian' .truncated"),
+        ("continuous-bernoulli", POINTS, "not entries that are real"),
     ],
     ids=str,
 )
 def test_a_likelihood_that_does_not_fit_is_refused_with_the_one_that_does(likelihood, spec, says):
     with pytest.raises(DataError, match=says):
         VAE(likelihood=likelihood).build(spec)
+
+
+def test_the_optimal_variance_is_the_error_of_the_batch_and_is_kept():
+    """Rybkin et al. (2021): at sigma^2 = MSE the negative log-likelihood is D (log(2 pi MSE) + 1) / 2 a record, its least over sigma."""
+    model, b = build(likelihood="gaussian-optimal").train(), batch(POINTS, 64)
+    z = torch.zeros(64, 3, dtype=torch.float64)
+    params = model.p_x(z)
+    error = float((b.x - params[..., 0]).square().mean().detach())
+    known = -1.5 * (math.log(2 * math.pi * error) + 1)
+    assert float(model.p_x.log_prob(params, b.x).mean().detach()) == pytest.approx(known, abs=1e-9)
+    assert float(model.p_x.variance) == pytest.approx(1 + 0.01 * (error - 1))
+    with torch.no_grad():  # outside training the kept one counts, and does not move
+        model.p_x.variance.fill_(0.25)
+        log_prob = model.p_x.log_prob(model.p_x(z), b.x)
+    expected = torch.distributions.Normal(params[..., 0].detach(), 0.5).log_prob(b.x).sum(1)
+    assert torch.allclose(log_prob, expected, atol=1e-9)
+    assert float(model.p_x.variance) == 0.25
 
 
 class Shifted(GradientModel):

@@ -158,7 +158,7 @@ class InverseAutoregressive(_Flow):
             y, x = flat.flip(1), torch.zeros_like(flat)
             for i in range(self.dim):  # entry i of x needs the entries before it
                 m, raw = self._gate(net, x, context)
-                s = torch.sigmoid(raw[:, i])
+                s = torch.sigmoid(raw[:, i]).clamp_min(1e-12)  # codes that far out have density 0, not NaN
                 x[:, i] = (y[:, i] - (1 - s) * m[:, i]) / s
             flat = x
         return flat.view_as(z)

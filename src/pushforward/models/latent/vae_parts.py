@@ -18,6 +18,8 @@ __all__ = ["LogPrior", "ModelPrior", "check_hyperparameters", "fitted_params"]
 LogPrior = Callable[[Tensor, Tensor | None], Tensor]
 """(z (N, d), c (N, C) or None) -> log p(z | c), (N,)."""
 GRADIENTS = ("reparametrised", "doubly", "score")
+DRAWS = 4
+"""Draws of each step that fits them, an even number."""
 INFERRED = 512
 """Records whose own parameters are fitted at a time."""
 
@@ -75,17 +77,18 @@ def _fit(vae: "VAE", x: Tensor, c: Tensor | None, steps: int) -> Tensor:
         optimizer = torch.optim.Adam([phi], lr=lr)
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
-            reconstruction, kl = vae._two_terms(x, c, phi, rng, log_prior)
+            reconstruction, kl = vae._two_terms(x, c, phi, rng, log_prior, DRAWS)
             (phi.grad,) = torch.autograd.grad((reconstruction + kl.sum(1)).sum(), phi)
             optimizer.step()
     return phi.detach()
 
 
 class _Common(Rng):
-    """The same normal numbers for every record."""
+    """The same normal numbers for every record, in pairs eps, -eps along the second axis: what is odd in them cancels."""
 
     def randn(self, *shape: int) -> Tensor:
-        return super().randn(1, *shape[1:]).expand(shape)
+        half = super().randn(1, shape[1] // 2, *shape[2:])
+        return torch.cat([half, -half], 1).expand(shape)
 
 
 class ModelPrior:
