@@ -236,14 +236,14 @@ class Ladder(nn.Module):
         group: Any = self.groups[l]
         if group.prior is None:
             return None
-        mu, raw = group.prior(group.activation(h)).chunk(2, 1)
+        mu, raw = group.prior(group.activation(h)).to(self.start.dtype).chunk(2, 1)  # whatever autocast computes in
         return mu, self._bounded(raw)
 
     def residual(self, l: int, h: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(d mu, log d sigma) of q(z_l | z_<l, x) relative to the prior."""
         group: Any = self.groups[l]
         both = group.look(maps[self.where[l]] + group.mix(h))
-        mu, raw = group.residual(group.activation(both)).chunk(2, 1)
+        mu, raw = group.residual(group.activation(both)).to(self.start.dtype).chunk(2, 1)
         return mu, self._bounded(raw)
 
     def absorb(self, l: int, h: Tensor, z: Tensor) -> Tensor:
