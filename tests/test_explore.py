@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import pushforward as pf
 from pushforward import explore as look_inside
 from pushforward.cli import app
-from pushforward.data.spec import DataSpec
+from pushforward.data.spec import DataSpec, categories
 from pushforward.errors import ConfigError, DataError, Unsupported
 from pushforward.explore import (
     Lens,
@@ -426,6 +426,20 @@ def test_a_gan_has_a_decoder_to_look_at_and_no_codes(tmp_path: Path) -> None:
     assert {"grid", "traversal", "neighbours"}.isdisjoint(found.skipped)
     assert "gan has no encode: a GAN learns no map" in found.skipped["interpolation"]
     check(found.save(tmp_path))
+
+
+class Symbols(Rotated):
+    """Codes that are the indices of a codebook."""
+
+    name = "symbols"
+    code_spec = DataSpec("points", (2,), (categories(9),))
+
+
+def test_there_is_nothing_between_two_symbols(points: Any) -> None:
+    data = points[1]
+    found = pf.explore(Symbols().fit(data, **FIT), data, n=40, side=3, steps=3, progress=False)
+    assert {"interpolation", "grid", "scatter", "probe", "lipschitz"} <= set(found.skipped)
+    assert "nothing between two symbols" in found.skipped["grid"]
 
 
 def test_rows_of_a_table_are_shown_in_the_users_units_and_its_yes_and_no_columns_edited(tmp_path: Path) -> None:

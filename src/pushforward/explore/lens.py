@@ -72,7 +72,8 @@ class Lens:
     def encode(self, records: Records) -> Tensor:
         """Codes (n, d) of records, under their own conditions. Raises `Unsupported` with the family's reason."""
         z = self.model.encode(records, condition=records.labels() if self.conditional else None)
-        if not z.is_floating_point():
+        symbols = getattr(self.model, "code_spec", None)
+        if not z.is_floating_point() or (symbols is not None and symbols.discrete):
             raise Unsupported(f"The codes of {self.name} are symbols of a codebook, and there is nothing between two symbols.")
         return z
 
@@ -154,9 +155,10 @@ class Lens:
     def mean(self, z: Tensor, c: Tensor | None) -> Tensor:
         """The decoder as a differentiable map from codes (n, d) to records as vectors (n, D), before any rounding to levels.
 
-        It is the model's `outputs` where it has these, else the mean of p(x | z), else `_decode` itself where that has slopes.
+        It is the model's `outputs` (a generator's `generate`) where it has these, else the mean of p(x | z), else `_decode` itself where
+        that has slopes.
         """
-        outputs = getattr(self.model, "outputs", None)
+        outputs = getattr(self.model, "outputs", getattr(self.model, "generate", None))
         if callable(outputs):
             out: Any = outputs(z, c)
             return out.flatten(1)

@@ -126,7 +126,7 @@ def walks(lens: Lens, walk: Interpolation, title: str) -> list[Figure]:
                 chart.point(x, y, f"c{i % 8}", radius=3)
             for x, y in zip(*_xy(lens, ends[i])):
                 chart.point(x, y, f"c{i % 8}", str(i + 1), 8, f"record at an end of walk {i + 1}")
-        return [Figure(title, svg=_svg(chart), note="Numbers stand at the records; small dots are the steps.")]
+        return [Figure(title, svg=_svg(chart), note="Numbers stand at the records; small dots are the steps.", css="half")]
     names = ["record", *(f"{t:.2f}" for t in np.linspace(0, 1, steps)), "record"]
     return [table(lens, whole[i], names, f"{title}, walk {i + 1}") for i in range(min(n, 2))]
 
@@ -251,7 +251,7 @@ def edits(lens: Lens, found: Edit) -> list[Figure]:
             chart.line(xs, ys, f"c{i % 8}")
             for a, b, s in zip(xs, ys, found.strengths):
                 chart.point(a, b, f"c{i % 8}", radius=6 if s == 1 else 3, title=f"strength {s:+g}")
-        return [Figure(title, "The larger disc is strength +1.", svg=_svg(chart))]
+        return [Figure(title, "The larger disc is strength +1.", svg=_svg(chart), css="half")]
     return [table(lens, x[0], ticks, title)] if found.by == "difference" else []
 
 
