@@ -15,6 +15,7 @@ from pushforward.models.latent.linear import Nodes
 from pushforward.models.latent.semi_supervised import M2VAE, known_answers, linear_gaussian
 from pushforward.models.latent.semi_supervised_aae import SemiSupervisedAAE
 from pushforward.rng import Rng
+from pushforward.testing import check_resume
 from pushforward.train import Batch
 
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -221,6 +222,12 @@ def test_hidden_labels_influence_nothing(family):
     data.train.condition[rows] = data.train.condition[rows].roll(1)
     third = family(**small).fit(data, steps=8, batch_size=32, **QUIET)
     assert not all(torch.equal(a, b) for a, b in zip(before.state_dict().values(), third.state_dict().values()))
+
+
+@pytest.mark.parametrize("family", [M2VAE, SemiSupervisedAAE, AdversarialAutoencoder])
+def test_resumes_with_the_same_labels(family):
+    # The suite resumes models as they come; here only some labels are seen, and which must not change.
+    check_resume(lambda: family(latent_dim=2, hidden=(8,), labelled=12))
 
 
 def test_all_labels_or_a_few():
