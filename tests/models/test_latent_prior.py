@@ -232,6 +232,24 @@ def test_a_prior_over_categorical_codes_beats_the_uniform_one(data):
         model._joint()
 
 
+def test_any_posterior_gives_its_draws_and_not_its_mean(data):
+    model = LatentPrior(autoencoder=VAE(latent_dim=2, hidden=(16,), posterior="full"), prior=GaussianMixture(components=1)).build(data.spec)
+    z = model._draw(data.train, 20, 0).view(20, -1, 2)
+    q = model.stages[0]._posterior(data.train.tensor(), None)
+    # 20 draws for each of 160 records: their covariance about the mean has a relative error of sqrt(2 / 3040), 0.026.
+    seen = (z - q.mean).square().mean((0, 1))
+    assert torch.allclose(seen, q.variance.mean(0), rtol=0.13)
+
+
+def test_the_explorer_knows_symbols(data):
+    from pushforward.explore.lens import Lens
+
+    model = grid_model().fit(data, steps=4, **SETTINGS)
+    assert model.code_spec is not None
+    with pytest.raises(Unsupported, match="nothing between two symbols"):
+        Lens(model, data, n=30).encode(data.test)
+
+
 def test_the_command_line_takes_both_stages(tmp_path):
     from click.testing import CliRunner
 

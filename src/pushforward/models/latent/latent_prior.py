@@ -106,12 +106,18 @@ class LatentPrior(ClosedFormModel):
         self.register_buffer("shift", torch.zeros(codes.dim))
         self.register_buffer("scale", torch.ones(codes.dim))
         self.density = "none" if self._why_no_density() else "bound"
-        self.estimator = autoencoder.estimator.replace(", P uniform", ", P the prior") if self.density == "bound" else ""
+        # The class's words: an instance that sums over all codes under its own prior draws them here.
+        self.estimator = type(autoencoder).estimator.replace(", P uniform", ", P the prior") if self.density == "bound" else ""
 
     @property
     def stages(self) -> tuple[Any, Any]:
         """(autoencoder, prior): those given, or the defaults."""
         return self.autoencoder or self.defaults["autoencoder"], self.prior or self.defaults["prior"]
+
+    @property
+    def code_spec(self) -> DataSpec | None:
+        """What the codes of a record are where they are not reals: the autoencoder's own word."""
+        return getattr(self.stages[0], "code_spec", None)
 
     def _why_no_density(self) -> str | None:
         autoencoder, prior = self.stages
@@ -194,6 +200,8 @@ class LatentPrior(ClosedFormModel):
                     found.append(q.mean + q.stddev * rng.randn(*q.mean.shape))
                 elif isinstance(q, Independent) and isinstance(q.base_dist, Categorical):
                     found.append(rng.categorical(q.base_dist.logits).to(x.dtype))
+                elif q is not None and isinstance(autoencoder, VAE):
+                    found.append(autoencoder.q_z.draw(autoencoder._params(x, c), 1, rng).z[:, 0])
                 else:
                     found.append(autoencoder._encode(x, c))
         return torch.cat(found) if found else self.shift.new_empty(0, len(self.shift))
