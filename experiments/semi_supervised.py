@@ -113,6 +113,9 @@ if __name__ == "__main__":
                 kept = given.pictures / f"{name}-{seed}.json"
                 if kept.exists() and (found := json.loads(kept.read_text()))["settings"] == chosen:
                     error = found["error"]
+                    result.settings["figures of earlier runs, not in seconds"] = 1 + result.settings.get(
+                        "figures of earlier runs, not in seconds", 0
+                    )
                 elif name == "baseline":
                     error, steps = baseline(data, held, given.labelled, seed, hidden, given.noise, given.network)
                     print(f"baseline, seed {seed}: {error:.2f} % after {steps} steps", flush=True)
