@@ -120,6 +120,8 @@ class History:
             advice(
                 loop,
                 ("beta", "a smaller beta"),
+                ("free_bits", "free bits, such as free_bits=0.5"),
+                ("anneal", "a KL that is priced later, anneal=0.5"),
                 ("decoder", "a weaker decoder, or one that has to use z"),
                 ("latent_dim", "fewer latent_dim"),
                 ("lr", "a lower lr"),
