@@ -18,7 +18,7 @@ from pushforward.ais import Annealing, annealed_importance_sampling, bidirection
 from pushforward.evidence import Evidence, evidence
 from pushforward.metrics import mean_estimate
 from pushforward.metrics.parzen import parzen_log_prob, parzen_sigma
-from pushforward.models.latent.vae import linear_gaussian
+from pushforward.models.latent.linear import linear_gaussian
 from pushforward.rng import Rng
 from pushforward.spaces import pick
 

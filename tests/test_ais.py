@@ -13,7 +13,7 @@ from torch import Tensor
 from pushforward import ais
 from pushforward.ais import Annealing, Point
 from pushforward.errors import ConfigError
-from pushforward.models.latent.vae import linear_gaussian
+from pushforward.models.latent.linear import linear_gaussian
 from pushforward.rng import Rng
 
 DIM, LATENT = 5, 2

@@ -15,7 +15,7 @@ from pushforward.data.spec import BINARY, REAL, UNIT, DataSpec, categories, leve
 from pushforward.errors import ConfigError, DataError, NotFitted, Unsupported
 from pushforward.evidence import evidence
 from pushforward.metrics.parzen import parzen_log_prob, parzen_sigma
-from pushforward.models.latent.vae import linear_gaussian
+from pushforward.models.latent.linear import linear_gaussian
 from pushforward.observation import GaussianObservation
 from pushforward.rng import Rng
 from pushforward.spaces import pick
