@@ -37,8 +37,6 @@ from ...priors import MixturePrior, Prior, StandardNormal, VampPrior
 from ...rng import Rng
 from ...train import Loss, Training
 from .bounds import dreg, free_bits, log_mean_weight, score_surrogate
-from .linear import Nodes as Nodes
-from .linear import cubature as cubature
 from .vae_parts import LogPrior, ModelPrior, check_hyperparameters, fitted_params
 
 __all__ = ["VAE"]
