@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...data import Data
 from ...data.spec import DataSpec
@@ -70,6 +70,7 @@ class KernelDensity(ClosedFormModel):
         self.bandwidth = bandwidth
         self.covariance = covariance
         self.centres = centres
+        self.register_load_state_dict_pre_hook(_resize)
 
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
@@ -91,13 +92,6 @@ class KernelDensity(ClosedFormModel):
         self.register_buffer("starts", torch.arange(C + 1))
         self.register_buffer("factors", torch.eye(D).repeat(C, 1, 1))
         self.register_buffer("widths", torch.ones(C))
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        # How many records were kept is known from the weights alone.
-        stored = state_dict.get(f"{prefix}points")
-        if stored is not None:
-            self.points = self.points.new_zeros(stored.shape)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     # -- fitting ----------------------------------------------------------------------------------------------------------
 
@@ -161,6 +155,13 @@ class KernelDensity(ClosedFormModel):
         eps = rng.randn(n, self.points.shape[1]).to(self.points.dtype)
         x = self.points[i] + self.widths[j][:, None] * torch.einsum("nij,nj->ni", self.factors[j], eps)
         return x.reshape(n, *self.spec.shape)
+
+
+def _resize(model: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Room for as many bumps as the weights hold: how many records were kept is known from them alone."""
+    stored = state.get(f"{prefix}points")
+    if isinstance(model, KernelDensity) and stored is not None and model.spec is not None:
+        model.points = model.points.new_zeros(stored.shape)
 
 
 def scale_factor(x: Float[Tensor, "n D"], covariance: str) -> Float[Tensor, "D D"]:
