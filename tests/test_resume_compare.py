@@ -21,7 +21,8 @@ from pushforward.jobs.cluster import work
 from pushforward.jobs.handover import hand_over_spaces, take_over_spaces
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 import numpy as np
 from pushforward.compare import compare
 from toys import Duel, Gauss
