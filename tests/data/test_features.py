@@ -47,3 +47,11 @@ def test_blocks_cover_the_features():
 def test_images_of_categories_have_none():
     with pytest.raises(DataError, match="give them as levels or as a table"):
         Features(DataSpec("image", (1, 2, 2), (categories(3),)))
+
+
+def test_a_network_is_shown_binary_and_real_records_as_they_are_and_all_others_scaled():
+    x = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    for support in (BINARY, REAL):
+        assert torch.equal(Features(DataSpec("table", (2,), (support,))).see(x), x)
+    assert torch.equal(Features(DataSpec("table", (2,), (levels(2),))).see(x), 2 * x - 1)
+    assert torch.equal(Features(DataSpec("table", (2,), (BINARY, REAL))).see(x), torch.tensor([[-1.0, 1.0], [1.0, 1.0]]))

@@ -130,7 +130,7 @@ def test_grids(spec):
     # The code of a place stands at that place: the grid row by row.
     assert torch.equal(
         model.vectors(x, c)[:, 1 if w > 1 else 0],
-        model.encoder_net(model._features.encode(x) if model._features else x, c).flatten(2)[:, :, 1 if w > 1 else 0],
+        model.encoder_net(model._features.see(x), c).flatten(2)[:, :, 1 if w > 1 else 0],
     )
 
 

@@ -30,6 +30,8 @@ class Features:
         if spec.kind == "image" and start != spec.dim:
             raise DataError("Images with categorical pixels have no features; give them as levels or as a table.")
         self.shape: tuple[int, ...] = spec.shape if spec.kind == "image" else (start,)
+        self.as_they_are = spec.support is not None and spec.support.name in ("binary", "real")
+        """Whether a network is shown the records themselves; see `see`."""
 
     def encode(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B *features"]:
         """Features of records: (B, *spec.shape) -> (B, *self.shape)."""
@@ -38,6 +40,13 @@ class Features:
             return _scale(x, shared)
         flat = x.flatten(1)
         return torch.cat([_one(flat[:, c], s) for c, s, _ in self.blocks], 1)
+
+    def see(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B *features"]:
+        """What an encoder network is shown: `encode(x)`, or x where all entries are binary or real.
+
+        Dense and convolutional layers absorb the map {0, 1} -> {-1, 1}, so binary records go in as they are.
+        """
+        return x if self.as_they_are else self.encode(x)
 
     def decode(self, features: Float[Tensor, "B *features"]) -> Float[Tensor, "B *shape"]:
         """The record nearest to each feature vector: levels are rounded, categories take the largest entry."""

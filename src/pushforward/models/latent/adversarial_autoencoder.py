@@ -184,9 +184,7 @@ class AdversarialAutoencoder(GradientModel):
                 raise ConfigError(
                     f"components={self.components}, and each of the {self._C} classes needs a petal of its own. Leave components out."
                 )
-        features = Features(spec)
-        # Dense and convolutional layers absorb the map {0, 1} -> {-1, 1}, so binary records go in as they are.
-        self._features = None if spec.support is not None and spec.support.name in ("binary", "real") else features
+        self._features = features = Features(spec)
         net: dict[str, Any] = {"network": self.network, "activation": self.activation}
         self.encoder = encoder_for(features.shape, d * (1 + (self.posterior_ == "gaussian")), hidden=self.hidden, **net)
         self.p_x = Decoder(spec, d, likelihood=self.likelihood_, hidden=self.hidden[::-1], **net)
@@ -199,7 +197,7 @@ class AdversarialAutoencoder(GradientModel):
 
     def _code(self, x: Tensor, rng: Rng | None) -> Float[Tensor, "B d"]:
         """z ~ q(z | x), or its mean without `rng`."""
-        h = self.encoder(x if self._features is None else self._features.encode(x)).to(x.dtype)
+        h = self.encoder(self._features.see(x)).to(x.dtype)
         if self.posterior_ == "deterministic":
             return h
         mu, log_var = h.chunk(2, 1)

@@ -116,8 +116,7 @@ class CategoricalVAE(GradientModel):
 
     def _build(self, spec: DataSpec) -> None:
         self._check_hyperparameters()
-        features = Features(spec)
-        self._features = None if spec.support is not None and spec.support.name in ("binary", "real") else features
+        self._features = features = Features(spec)
         width, net = self.variables * self.values, dict[str, Any](network=self.network, activation=self.activation)
         self.encoder_net = encoder_for(features.shape, width, hidden=self.hidden, condition_dim=spec.condition_dim, **net)
         self.p_x = Decoder(spec, width, likelihood=self.likelihood_, hidden=self.hidden[::-1], **net)
@@ -150,7 +149,7 @@ class CategoricalVAE(GradientModel):
 
     def _logits(self, x: Tensor, c: Tensor | None) -> Float[Tensor, "B N K"]:
         """log q(z_n = k | x)."""
-        h = self.encoder_net(x if self._features is None else self._features.encode(x), c).to(x.dtype)
+        h = self.encoder_net(self._features.see(x), c).to(x.dtype)
         return h.unflatten(1, (self.variables, self.values)).log_softmax(-1)
 
     def _log_x(self, y: Float[Tensor, "B S N K"], x: Tensor, c: Tensor | None) -> Float[Tensor, "B S"]:

@@ -135,8 +135,7 @@ class HierarchicalVAE(GradientModel):
 
     def _build(self, spec: DataSpec) -> None:
         self._check_hyperparameters()
-        features = Features(spec)
-        self._features = None if spec.support is not None and spec.support.name in ("binary", "real") else features
+        self._features = features = Features(spec)
         family, columns = likelihood_for(self.likelihood_, spec)
         shared = self.likelihood_ == "gaussian-shared"
         scales = self._scales(features.shape)
@@ -184,7 +183,7 @@ class HierarchicalVAE(GradientModel):
     # -- the two paths ------------------------------------------------------------------------------------------------
 
     def _maps(self, x: Tensor, c: Tensor | None) -> list[Tensor]:
-        return self.ladder.bottom_up(x if self._features is None else self._features.encode(x), c)
+        return self.ladder.bottom_up(self._features.see(x), c)
 
     def _infer(self, maps: list[Tensor], c: Tensor | None, rng: Rng | None) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
         """Down the ladder with draws from q (means when `rng` is None): the last state, and (u, m, log s) of q(u_l) = N(m, s^2) a group."""

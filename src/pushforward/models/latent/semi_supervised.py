@@ -119,9 +119,7 @@ class M2VAE(Classifies, GradientModel):
         if self.latent_dim < 1 or self.alpha < 0:
             raise ConfigError(f"latent_dim must be at least 1 and alpha at least 0, got {self.latent_dim} and {self.alpha}.")
         self._C = count_classes(self, spec, self.classes)
-        features = Features(spec)
-        # Dense and convolutional layers absorb the map {0, 1} -> {-1, 1}, so binary records go in as they are.
-        self._features = None if spec.support is not None and spec.support.name in ("binary", "real") else features
+        self._features = features = Features(spec)
         net: dict[str, Any] = {"hidden": self.hidden, "activation": self.activation, "network": self.network}
         self.q_y = encoder_for(features.shape, self._C, **net)
         # q(z | x, y) is a trunk that sees x alone, and so runs once for all classes, under a head that sees its output and y.
@@ -144,7 +142,7 @@ class M2VAE(Classifies, GradientModel):
     # -- the parts --------------------------------------------------------------------------------------------------------
 
     def _see(self, x: Tensor) -> Tensor:
-        return x if self._features is None else self._features.encode(x)
+        return self._features.see(x)
 
     def log_classes(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B C"]:
         """log q(y | x)."""

@@ -167,9 +167,7 @@ class VAE(GradientModel):
     def _build(self, spec: DataSpec) -> None:
         self.q_z = posterior_for(self.posterior_, self.latent_dim, components=self.components, layers=self.flow_layers)
         check_hyperparameters(self)
-        features = Features(spec)
-        # Dense and convolutional layers absorb the map {0, 1} -> {-1, 1}, so binary records go in as they are.
-        self._features = None if spec.support is not None and spec.support.name in ("binary", "real") else features
+        self._features = features = Features(spec)
         net: dict[str, Any] = {"network": self.network, "activation": self.activation}
         self.networks = nn.ModuleDict()
         if self.encoder is None and self.amortised:
@@ -185,7 +183,7 @@ class VAE(GradientModel):
             bounded = torch.zeros(features.dim, dtype=torch.bool)
             for _, support, at in features.blocks:
                 bounded[at] = support.name != "real"
-            low = 0.0 if self._features is None else -1.0
+            low = 0.0 if features.as_they_are else -1.0
             self.p_z = VampPrior(self.prior_components, bounded.view(features.shape), low, spec.condition_dim)
         elif isinstance(self.prior, Model):
             self.prior.build(DataSpec("points", (self.latent_dim,), (REAL,)))
@@ -204,7 +202,7 @@ class VAE(GradientModel):
             order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
             index = order[torch.arange(self.prior_components) % len(order)]
             x, c = data.train.batch(index, Rng.seeded(seed, torch.zeros((), dtype=self.dtype)))
-            self.p_z.start_at(x if self._features is None else self._features.encode(x), c)
+            self.p_z.start_at(self._features.see(x), c)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         phi = state_dict.get(f"{prefix}phi")
@@ -223,7 +221,7 @@ class VAE(GradientModel):
     def _params(self, x: Tensor, c: Tensor | None, index: Tensor | None = None, *, quick: bool = False) -> Float[Tensor, "B P"]:
         """The parameters of q(z | x): the encoder's, a training record's own (`index`), or fitted ones."""
         if self.amortised:
-            return self._encoder(x if self._features is None else self._features.encode(x), c).to(x.dtype)
+            return self._encoder(self._features.see(x), c).to(x.dtype)
         if index is not None and torch.is_grad_enabled():
             return self.phi[index.to(self.phi.device)]
         return fitted_params(self, x, c, min(self.inference_steps, QUICK) if quick else self.inference_steps)

@@ -122,8 +122,7 @@ class VQVAE(GradientModel):
 
     def _build(self, spec: DataSpec) -> None:
         self._check_hyperparameters()
-        features = Features(spec)
-        self._features = None if spec.support is not None and spec.support.name in ("binary", "real") else features
+        self._features = features = Features(spec)
         cond: dict[str, Any] = {"condition_dim": spec.condition_dim}
         self.grid: tuple[int, int] | None = None
         decoder: dict[str, Any] = {"likelihood": self.likelihood_}
@@ -165,7 +164,7 @@ class VQVAE(GradientModel):
 
     def vectors(self, x: Float[Tensor, "B *shape"], c: Float[Tensor, "B C"] | None) -> Float[Tensor, "B M d"]:
         """The encoder's vectors z, before they are replaced by entries."""
-        z = self.encoder_net(x if self._features is None else self._features.encode(x), c).to(x.dtype)
+        z = self.encoder_net(self._features.see(x), c).to(x.dtype)
         return z.unflatten(1, (self.codes, self.code_dim)) if self.grid is None else z.flatten(2).transpose(1, 2)
 
     def _indices(self, z: Float[Tensor, "B M d"]) -> Int[Tensor, "B M"]:
