@@ -62,7 +62,7 @@ def judges(loop: "Loop", pace: float) -> int:
     A step costs about three forward passes, so the twenty validations of a run take a tenth of its time at most (or 500 records each).
     """
     rounds = loop.total or 60 * (loop.training.minutes or 1) / pace
-    seen = rounds * loop.training.batch_size * sum(o.steps for o in loop.objectives)
+    seen = rounds * loop.training.batch_size * sum(o.steps for o in loop.objectives if o.fresh)
     return min(len(loop.data.validation), max(500, round(0.015 * seen)))
 
 

@@ -135,6 +135,12 @@ class Objective:
     steps: int = 1
     validate: bool = True
     """Whether the loss on held-out records says how good the model is (not so for the players of a game)."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What differs from the run's `Training` for this player's optimiser: lr, optimizer, betas, weight_decay."""
+    after: Callable[[], None] | None = None
+    """Done to the parameters after each of its steps, such as clipping them to a box."""
+    fresh: bool = True
+    """Whether it takes a new batch; False looks at the one that the objective before it has just used."""
 
     def parameters(self) -> list[nn.Parameter]:
         found: dict[int, nn.Parameter] = {}

@@ -84,7 +84,10 @@ class Loop:
             raise ConfigError(f"batch_size={size} cannot be shared equally by {world} processes. Give a multiple of {world}.")
         if training.compile and len(objectives) > 1:
             raise ConfigError("compile=True is for models with one objective: torch.compile makes no second derivatives. Leave it out.")
-        self.epoch_steps = max(1, n // (size * sum(o.steps for o in objectives)))
+        if not objectives[0].fresh or any(o.steps > 1 and not o.fresh for o in objectives):
+            raise ConfigError("The first objective of a round needs a batch of its own, and so does one of several steps: fresh=True.")
+        self.epoch_steps = max(1, n // (size * sum(o.steps for o in objectives if o.fresh)))
+        self.settings = [training.override(**o.settings) if o.settings else training for o in objectives]
         self.total = self._total()
         per = size // world
         self.rows = slice(fabric.global_rank * per, (fabric.global_rank + 1) * per)
@@ -101,7 +104,7 @@ class Loop:
         round_ = _Round(model, objectives, self.hand)
         forward = torch.compile(round_) if training.compile else round_
         self.forward = fabric.setup_module(forward)  # pyright: ignore[reportArgumentType]
-        self.optimizers: list[Any] = [fabric.setup_optimizers(make_optimizer(p, training)) for p in self.players]
+        self.optimizers: list[Any] = [fabric.setup_optimizers(make_optimizer(p, s)) for p, s in zip(self.players, self.settings)]
         self.averaged = [t for t in model.state_dict().values() if t.is_floating_point()]
         self.ema = [t.detach().clone() for t in self.averaged] if training.ema else None
 
@@ -141,16 +144,17 @@ class Loop:
     def round_once(self) -> None:
         """Step every objective's optimiser its number of times."""
         t = self.training
-        lr = learning_rate(t, self.step, self.progress)
         for i, objective in enumerate(self.objectives):
             if len(self.objectives) > 1:
                 self._only(i)
             optimizer = self.optimizers[i]
+            lr = learning_rate(self.settings[i], self.step, self.progress)
             if lr is not None:
                 for group in optimizer.param_groups:
                     group["lr"] = lr
             for _ in range(objective.steps):
-                self.hand.batch = self.next_batch()
+                if objective.fresh:
+                    self.hand.batch = self.next_batch()
                 loss = self.forward(i)
                 self._check(loss, objective.name)
                 optimizer.zero_grad()
@@ -158,6 +162,8 @@ class Loop:
                 if t.clip is not None:
                     self.fabric.clip_gradients(self.forward, optimizer, max_norm=t.clip, error_if_nonfinite=False)
                 optimizer.step()
+                if objective.after is not None:
+                    objective.after()
             self.window.append((objective.name, _detach(self.hand.loss)))
         self.step += 1
         if self.ema is not None:
@@ -290,7 +296,8 @@ class Loop:
             for i, o in enumerate(self.objectives):
                 self._only(i)
                 for _ in range(o.steps):
-                    self.hand.batch = self.next_batch(rng)
+                    if o.fresh:
+                        self.hand.batch = self.next_batch(rng)
                     loss = self.forward(i)
                     self._check(loss, o.name)
                     self.fabric.backward(loss)
