@@ -89,7 +89,7 @@ def zero_inflated(seed: int) -> np.ndarray:
 def collapse(seed: int) -> tuple[bool, Heard]:
     """A non-saturating GAN without penalties or average on 8 modes. It happened: at most 4 modes have a fifth of their share."""
     ear, data = Heard(), named("ring")
-    model = pf.GAN(loss="non-saturating", fourier=0, noise_dim=2, **WILD)
+    model = pf.GAN(loss="non-saturating", relativistic=False, fourier=0, noise_dim=2, **WILD)
     settings = {"steps": 500, "lr": 1e-2, "betas": (0.9, 0.999), "ema": None, "batch_size": 64, "schedule": "constant"}
     model.fit(data, observers=[ear], seed=seed, **settings, **QUIET)
     nearest = data.truth.nearest(torch.as_tensor(np.asarray(model.sample(4000, seed=seed))))
@@ -99,7 +99,7 @@ def collapse(seed: int) -> tuple[bool, Heard]:
 def duplicates(seed: int) -> tuple[bool, Heard]:
     """A GAN with a learning rate that kills its units. It happened: half of 1,000 digits equal another pixel for pixel."""
     ear = Heard()
-    model = pf.GAN(loss="non-saturating", noise_dim=8, **WILD)
+    model = pf.GAN(loss="non-saturating", relativistic=False, noise_dim=8, **WILD)
     settings = {"steps": 200, "lr": 0.05, "ema": None, "batch_size": 64, "schedule": "constant"}
     model.fit(named("digits"), observers=[ear], seed=seed, **settings, **QUIET)
     _, counts = np.unique(np.asarray(model.sample(1000, seed=seed)).reshape(1000, -1), axis=0, return_counts=True)
@@ -109,12 +109,12 @@ def duplicates(seed: int) -> tuple[bool, Heard]:
 def saturated(seed: int) -> tuple[bool, Heard]:
     """The minimax game with five critic steps. It happened: the critic tells 97 % of unseen records and new samples apart."""
     ear, data = Heard(), named("digits")
-    model = pf.GAN(loss="minimax", critic_steps=5, **WILD)
+    model = pf.GAN(loss="minimax", relativistic=False, critic_steps=5, **WILD)
     model.fit(data, observers=[ear], seed=seed, steps=200, batch_size=64, ema=None, **QUIET)
     with torch.no_grad():
         model.load_state_dict(ear.last)
-        real = model.critic(model._features.encode(data.test.tensor()), None)
-        fake = model.critic(model._features.encode(model._sample(len(real), None, Rng.seeded(seed))), None)
+        real = model.critic_net(model._features.encode(data.test.tensor()), None)
+        fake = model.critic_net(model._features.encode(model._sample(len(real), None, Rng.seeded(seed))), None)
     return float(torch.cat([real > 0, fake < 0]).float().mean()) >= 0.97, ear
 
 

@@ -165,7 +165,7 @@ def test_posterior_collapse(blobs: Data) -> None:
 
 
 def test_saturated_critic() -> None:
-    model = pf.GAN(loss="minimax", r1=0.0, r2=0.0, critic_steps=5, hidden=(32,), critic_hidden=(64, 64))
+    model = pf.GAN(loss="minimax", relativistic=False, r1=0.0, r2=0.0, critic_steps=5, hidden=(32,), critic_hidden=(64, 64))
     (found,) = [a for a in model.fit(load_data("digits"), steps=200, **QUIET).alarms if a.kind == "saturated critic"]
     assert "r1=3" in found.remedy
     assert "The generator's gradient has norm" in found.says

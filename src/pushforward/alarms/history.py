@@ -10,7 +10,7 @@ import torch
 
 from ..data.features import Features
 from .records import independent_loss, structured
-from .words import Finding, advice, value
+from .words import Finding, advice
 
 if TYPE_CHECKING:
     from ..train import Loop
@@ -60,12 +60,8 @@ class History:
 
     def _critic(self, loop: "Loop") -> Finding | None:
         real, fake, w1 = self.mean("D(real)"), self.mean("D(fake)"), self.mean("W1")
-        critic = self.mean("critic")
         if real is not None and fake is not None:
-            # A relativistic critic only knows differences: its own loss, softplus(-difference), says what the two levels cannot.
             apart = max(1 - real, fake)
-            if critic is not None and value(loop, "loss") == "relativistic":
-                apart = 1 - math.exp(-abs(critic))
             if apart < SATURATED:
                 says = (
                     f"The critic takes records for real with probability {real:.3f} and samples with {fake:.3f}: "
@@ -77,7 +73,8 @@ class History:
                     advice(
                         loop,
                         ("r1", "penalise the critic's slope, r1=3 and r2=3"),
-                        ("loss", "loss='relativistic' or 'non-saturating'"),
+                        ("relativistic", "relativistic=True"),
+                        ("loss", "loss='non-saturating'"),
                         ("critic_steps", "critic_steps=1"),
                         ("lr", "a lower lr"),
                     ),

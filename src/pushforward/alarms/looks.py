@@ -250,7 +250,7 @@ def _collapse_advice(loop: "Loop") -> str:
     return advice(
         loop,
         ("r1", "penalise the critic's slope, r1=3 and r2=3"),
-        ("loss", "loss='relativistic'"),
+        ("relativistic", "relativistic=True"),
         ("ema", "average the weights, ema=0.999"),
         ("lr", "a lower lr"),
         ("batch_size", "a larger batch_size"),

@@ -1,7 +1,7 @@
 """Networks: no probability here. `encoder_for` and `decoder_for` are the only defaults.
 
-Every network is called as `net(x, c)` with an optional condition c (B, condition_dim). None uses dropout or batch statistics: a record's
-output depends on that record alone, so that two processes compute what one does.
+Every network is called as `net(x, c)` with an optional condition c (B, condition_dim). None uses dropout, nor batch statistics unless
+asked to: a record's output depends on that record alone, so that two processes compute what one does.
 """
 
 import math
@@ -12,7 +12,8 @@ from torch import nn
 
 from ..errors import ConfigError
 from .conv import ConvDecoder, ConvEncoder
-from .mlp import MLP, Activation, activation_layer, initialise
+from .mlp import MLP, Activation, activation_layer, initialise, norm_layers
+from .residual import ResidualDecoder, ResidualEncoder
 
 __all__ = [
     "MLP",
@@ -20,11 +21,14 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "Network",
+    "ResidualDecoder",
+    "ResidualEncoder",
     "activation_layer",
     "decoder_for",
     "encoder_for",
     "initialise",
     "network_for",
+    "norm_layers",
 ]
 
 Network = Literal["auto", "mlp", "conv"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, nearest
 
-__all__ = ["MLP", "Activation", "activation_layer", "initialise"]
+__all__ = ["MLP", "Activation", "activation_layer", "initialise", "norm_layers"]
 
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "gelu", "tanh", "softplus", "sigmoid"]
 
@@ -32,6 +32,17 @@ def activation_layer(name: str) -> nn.Module:
     if name not in _LAYERS:
         raise ConfigError(f"There is no activation {name!r}.{nearest(name, _LAYERS)}")
     return _LAYERS[name]()
+
+
+def norm_layers(name: str, channels: int, dims: Literal[1, 2]) -> list[nn.Module]:
+    """Batch normalisation of vectors (1) or images (2) of so many channels, as a list of one layer, or of none for `none`.
+
+    With it an output depends on the other records of its batch, and with several processes on those of one's own process only.
+    Raises `ConfigError` for an unknown name.
+    """
+    if name not in ("none", "batch"):
+        raise ConfigError(f"There is no normalisation {name!r}. Known: none, batch.")
+    return [] if name == "none" else [(nn.BatchNorm1d if dims == 1 else nn.BatchNorm2d)(channels)]
 
 
 def initialise(layers: Sequence[nn.Module], activation: str) -> None:
@@ -63,7 +74,7 @@ class MLP(nn.Module):
     """Dense layers with an activation between them: R^in x R^condition -> R^out.
 
     `forward(x, c=None)`: x (B, *any) is flattened to (B, in_dim) and the condition c (B, condition_dim) is appended to it;
-    returns (B, out_dim), or (B, *out_shape) when that is given. `hidden=()` is one linear map.
+    returns (B, out_dim), or (B, *out_shape) when that is given. `hidden=()` is one linear map. `norm` as in `norm_layers`.
     """
 
     def __init__(
@@ -74,6 +85,7 @@ class MLP(nn.Module):
         condition_dim: int = 0,
         activation: str = "relu",
         out_shape: Sequence[int] | None = None,
+        norm: str = "none",
     ):
         super().__init__()
         sizes = [in_dim + condition_dim, *hidden, out_dim]
@@ -81,7 +93,7 @@ class MLP(nn.Module):
         initialise(dense, activation)
         layers: list[nn.Module] = []
         for one in dense[:-1]:
-            layers += [one, activation_layer(activation)]
+            layers += [one, *norm_layers(norm, one.out_features, 1), activation_layer(activation)]
         self.layers = nn.Sequential(*layers, dense[-1])
         self.out_shape = None if out_shape is None else tuple(out_shape)
 

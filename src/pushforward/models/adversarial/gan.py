@@ -1,50 +1,44 @@
 """Generative adversarial networks: a generator that pushes noise forward, and a critic that tells its records from yours.
 
-With noise z ~ p(z), a generator G and a critic T whose output is a logit, D = sigmoid(T), the players are
+With noise z ~ p(z), a generator G and a critic T, the players of the original game are, D = sigmoid(T),
 
     critic      max_T  V(T, G) = E_x log D(x) + E_z log(1 - D(G(z)))          (Goodfellow et al. 2014, eq. 1)
-    generator   min_G  its own loss below
+    generator   min_G  V, or a loss with the same fixed point and a better slope
 
-For a fixed G the best critic is T* = log p(x) - log p_G(x), and V(T*, G) = -log 4 + 2 JSD(p, p_G). With r = T(x) on real records,
-f = T(G(z)) on generated ones and softplus(t) = log(1 + e^t), the losses per record are
+For a fixed G the best critic is T* = log p(x) - log p_G(x), and V(T*, G) = -log 4 + 2 JSD(p, p_G). The losses are parts (`games`), and so
+are the penalties on the critic's slope that make the game converge (`penalties`):
 
-================  ==================================  ====================  =========================================
-loss              critic minimises                    generator minimises   source
-================  ==================================  ====================  =========================================
-minimax           softplus(-r) + softplus(f)          -softplus(f)          Goodfellow et al. 2014, eq. 1
-non-saturating    softplus(-r) + softplus(f)          softplus(-f)          Goodfellow et al. 2014, section 3
-wasserstein       f - r                               -f                    Arjovsky et al. 2017, eq. 2-3
-relativistic      softplus(f - r)                     softplus(r - f)       Jolicoeur-Martineau 2018; Huang et al. 2024
-================  ==================================  ====================  =========================================
+    gradient_penalty * (|g(u)| - 1)^2,  u between x and G(z)                  (Gulrajani et al. 2017; one-sided: Petzka et al. 2018)
+    r1/2 * |g(x)|^2  and  r2/2 * |g(G(z))|^2                                  (Mescheder et al. 2018)
+    roth/2 * ((1 - D(x))^2 |g(x)|^2 + D(G(z))^2 |g(G(z))|^2)                  (Roth et al. 2017)
+    dragan * (|g(x + delta)| - 1)^2                                           (Kodali et al. 2017)
 
-and the critic adds any of three penalties on g(x) = dT/dx:
-
-    gradient_penalty * (|g(u)| - 1)^2,  u = e x + (1 - e) G(z), e ~ U(0, 1)   (Gulrajani et al. 2017, eq. 3)
-    r1/2 * |g(x)|^2                                                           (Mescheder et al. 2018, eq. 9)
-    r2/2 * |g(G(z))|^2                                                        (Mescheder et al. 2018, eq. 10)
+with g = dT/dx. Weights can be clipped (Arjovsky et al. 2017) or normalised by their spectral norms (Miyato et al. 2018) instead.
 """
 
-import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from ...ais import Joint, standard_normal
 from ...data.features import Features
 from ...data.spec import DataSpec
+from ...errors import ConfigError
+from ...games import Game, LossName
 from ...known import Known
 from ...model import GradientModel
-from ...nn import MLP, ConvDecoder, ConvEncoder, network_for
+from ...nn import MLP, ConvDecoder, ResidualDecoder, network_for
 from ...observation import GaussianObservation
+from ...penalties import dragan, interpolated, roth, squared_gradient
 from ...rng import Rng
 from ...train import Batch, Loss, Objective, Training
+from .critic import Critic, reset_biases
+from .unrolled import unrolled
 
 __all__ = ["GAN"]
-
-LossName = Literal["minimax", "non-saturating", "wasserstein", "relativistic"]
 
 
 class GAN(GradientModel):
@@ -57,7 +51,9 @@ class GAN(GradientModel):
     Parameters
     ----------
     loss
-        The game; see the table of this module.
+        The game; see `pushforward.games`, which also says how to add one.
+    relativistic
+        Whether the critic judges the difference of a record and a sample (Jolicoeur-Martineau 2018; Huang et al. 2024).
     critic_steps
         Steps of the critic for each of the generator (Goodfellow et al. 2014 use 1, Gulrajani et al. 2017 use 5).
     noise_dim
@@ -65,25 +61,62 @@ class GAN(GradientModel):
     noise
         Distribution of each entry of z: standard normal, or uniform on [-1, 1].
     network
-        `mlp`, `conv`, or `auto`: convolutional for images of 16 pixels and more on each side.
+        `mlp`, `conv` (DCGAN: Radford et al. 2016), `residual` (Gulrajani et al. 2017), or `auto`: convolutional for images of 16 pixels
+        and more on each side.
     hidden
         Widths of the generator's hidden layers (MLP).
     critic_hidden
         Widths of the critic's hidden layers (MLP).
     channels
         Channels at full size of the convolutional networks; they double at each halving (Radford et al. 2016).
+    norm
+        Batch normalisation in the `generator`, in `both` players (as DCGAN has it), or `none`.
+    spectral
+        Whether the critic's layers are divided by their spectral norms (Miyato et al. 2018).
     fourier
         Random Fourier features that an MLP critic sees beside x; None takes 128 for points and 0 otherwise. Without them a critic
         learns the fine structure of points last (Tancik et al. 2020); on 8x8 digits they spoil the samples (density 0.63 against 0.89).
+    conditioning
+        How a condition reaches the critic: as an `input`, by a `projection` (Miyato & Koyama 2018), or by an `auxiliary` classifier that
+        both players serve (Odena et al. 2017; for classes). The generator has it as an input beside z.
+    pack
+        Records that the critic judges together (PacGAN, Lin et al. 2018, who use 2 to 4).
+    unroll
+        Gradient steps of the critic that the generator looks ahead and differentiates through (Metz et al. 2017 use 5 to 10).
+    unroll_lr
+        Length of those steps.
     gradient_penalty
-        Weight of the Wasserstein gradient penalty; None takes 10 for that loss (Gulrajani et al. 2017) and 0 for the others.
+        Weight of the Wasserstein gradient penalty; None takes 10 for that loss, unless it is clipped or spectrally normalised, and 0
+        for the others (Gulrajani et al. 2017).
+    one_sided
+        Whether that penalty lets slopes below 1 be (Petzka et al. 2018).
     r1, r2
         Weights at the start of the zero-centred penalties on real and on generated records; None takes 3, and 0 for the
         Wasserstein loss.
+    roth
+        Weight at the start of Roth's regulariser, for the losses whose T is a logit; they use 0.1 to 2.
+    dragan
+        Weight of DRAGAN's penalty; Kodali et al. use 10.
     anneal
-        The factor by which `r1` and `r2` fall geometrically over the first four fifths of training; 1 keeps them.
+        The factor by which `r1`, `r2` and `roth` fall geometrically over the first four fifths of training; 1 keeps them.
+    clip_weights
+        The box [-c, c] that the critic's weights are held in (Arjovsky et al. 2017 use 0.01); None for none.
+    critic_lr, critic_optimizer
+        The critic's own learning rate (Heusel et al. 2017) and optimiser; None takes the training's.
     rounding
         `straight-through` shows the critic rounded records; `soft` shows it the generator's raw features.
+    generator
+        A network of your own, z (B, noise_dim) -> features (B, *shape) before they are squashed into the range of their support; called
+        with the condition as second argument when there is one.
+    critic
+        A network of your own, features (B, *shape) -> (B, 1) (of `pack` records joined as channels; (B, 1 + classes) when `auxiliary`).
+
+    Notes
+    -----
+    Terms reported: `critic` and `generator`, their losses; `D(real)` and `D(fake)`, the probabilities that the critic gives to records
+    and to samples of being records, or `W1` for the Wasserstein loss; and each penalty with its weight.
+
+    Raises `ConfigError` for parts that do not go together, and `DataError` when a batch fills no pack.
 
     References
     ----------
@@ -106,28 +139,48 @@ class GAN(GradientModel):
     def __init__(
         self,
         *,
-        loss: LossName = "relativistic",
+        loss: LossName | str = "non-saturating",
+        relativistic: bool = True,
         critic_steps: int = 1,
         noise_dim: int | None = None,
         noise: Literal["normal", "uniform"] = "normal",
-        network: Literal["auto", "mlp", "conv"] = "auto",
+        network: Literal["auto", "mlp", "conv", "residual"] = "auto",
         hidden: tuple[int, ...] = (128, 128, 128),
         critic_hidden: tuple[int, ...] = (128, 128),
         channels: int = 32,
+        norm: Literal["none", "generator", "both"] = "none",
+        spectral: bool = False,
         fourier: int | None = None,
+        conditioning: Literal["input", "projection", "auxiliary"] = "input",
+        pack: int = 1,
+        unroll: int = 0,
+        unroll_lr: float = 0.1,
         gradient_penalty: float | None = None,
+        one_sided: bool = False,
         r1: float | None = None,
         r2: float | None = None,
+        roth: float = 0.0,
+        dragan: float = 0.0,
         anneal: float = 0.01,
+        clip_weights: float | None = None,
+        critic_lr: float | None = None,
+        critic_optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] | None = None,
         rounding: Literal["straight-through", "soft"] = "straight-through",
+        generator: nn.Module | None = None,
+        critic: nn.Module | None = None,
     ):
         super().__init__()
-        self.loss: LossName = loss
+        self.loss, self.relativistic = loss, relativistic
         self.critic_steps = critic_steps
         self.noise_dim, self.noise = noise_dim, noise
         self.network, self.hidden, self.critic_hidden, self.channels, self.fourier = network, hidden, critic_hidden, channels, fourier
-        self.gradient_penalty, self.r1, self.r2, self.anneal = gradient_penalty, r1, r2, anneal
+        self.norm, self.spectral, self.conditioning, self.pack = norm, spectral, conditioning, pack
+        self.unroll, self.unroll_lr = unroll, unroll_lr
+        self.gradient_penalty, self.one_sided, self.r1, self.r2, self.anneal = gradient_penalty, one_sided, r1, r2, anneal
+        self.roth, self.dragan, self.clip_weights = roth, dragan, clip_weights
+        self.critic_lr, self.critic_optimizer = critic_lr, critic_optimizer
         self.rounding = rounding
+        self.generator, self.critic = generator, critic
 
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
@@ -136,39 +189,61 @@ class GAN(GradientModel):
         return None
 
     def _build(self, spec: DataSpec) -> None:
+        self.game = Game(self.loss, self.relativistic)
+        self._check()
         self._features = Features(spec)
         self._z = self.noise_dim or (2 if spec.kind == "points" else 64)
         shape, c, act = self._features.shape, spec.condition_dim, "leaky_relu"
-        self._conv = network_for(shape, self.network) == "conv"
-        if self._conv:
-            self.generator_net = ConvDecoder(self._z, shape, self.channels, c, act)
-            # Channels last throughout: 0.88 of a step's time on 64 colour images of 32x32, as quick on grey ones (one CPU core).
-            self.critic_net = ConvEncoder(shape, 1, self.channels, c, act).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        network = "residual" if self.network == "residual" and len(shape) == 3 else network_for(shape, self.network)
+        norm = "none" if self.norm == "none" else "batch"
+        if self.generator is not None:
+            self.generator_net = self.generator
+        elif network == "mlp":
+            self.generator_net = MLP(self._z, self._features.dim, self.hidden, c, act, norm=norm)
+            reset_biases(self.generator_net)
         else:
-            points = 128 if spec.kind == "points" else 0
-            self.waves = Waves(self._features.dim, points if self.fourier is None else self.fourier)
-            self.generator_net = MLP(self._z, self._features.dim, self.hidden, c, act)
-            self.critic_net = MLP(self.waves.dim, 1, self.critic_hidden, c, act)
-            for layer in (*self.generator_net.modules(), *self.critic_net.modules()):
-                if isinstance(layer, nn.Linear):
-                    layer.reset_parameters()  # biases that spread the kinks over z and x: with zero ones all start at the origin
+            kind = ResidualDecoder if network == "residual" else ConvDecoder
+            self.generator_net = kind(self._z, shape, self.channels, c, act, norm=norm)
+        waves = (128 if spec.kind == "points" else 0) if self.fourier is None else self.fourier
+        self.critic_net = Critic(
+            shape,
+            network=network,
+            hidden=self.critic_hidden,
+            channels=self.channels,
+            fourier=waves,
+            condition_dim=c,
+            conditioning=self.conditioning,
+            pack=self.pack,
+            norm=norm if self.norm == "both" else "none",
+            spectral=self.spectral,
+            own=self.critic,
+        )
+        self._clip()
+
+    def _check(self) -> None:
+        """Raises `ConfigError` for parts that do not go together."""
+        if self.roth and (self.relativistic or self.game.rule.probability is not torch.sigmoid):
+            raise ConfigError(
+                f"roth needs a T that is the logit of D; with loss={self.loss!r} and relativistic={self.relativistic} T is none. "
+                "Take loss='non-saturating' with relativistic=False, or r1 and r2."
+            )
+        if self.clip_weights is not None and not self.clip_weights > 0:
+            raise ConfigError(f"clip_weights must be above 0, got {self.clip_weights}.")
+        if self.clip_weights is not None and self.spectral:
+            raise ConfigError("spectral=True divides weights by their norm, so that clip_weights would not hold them. Take one of the two.")
+        if self.norm not in ("none", "generator", "both"):
+            raise ConfigError(f"norm={self.norm!r} is not known. Choose 'none', 'generator' or 'both'.")
 
     # -- the two maps -------------------------------------------------------------------------------------------------
 
-    def noise_like(self, n: int, rng: Rng) -> Tensor:
-        """z ~ p(z), (n, noise_dim)."""
+    def noise_like(self, n: int, rng: Rng) -> Float[Tensor, "n d"]:
+        """z ~ p(z)."""
         return rng.randn(n, self._z) if self.noise == "normal" else 2 * rng.rand(n, self._z) - 1
 
-    def generate(self, z: Tensor, c: Tensor | None) -> Tensor:
-        """G(z | c): features (B, *features), inside the range of their support."""
-        y = self.generator_net(z, c).reshape(len(z), *self._features.shape)
-        return self._squash(y)
-
-    def critic(self, y: Tensor, c: Tensor | None) -> Tensor:
-        """T(y | c): the logit of "real", (B,)."""
-        if self._conv:
-            return self.critic_net(y.contiguous(memory_format=torch.channels_last), c).squeeze(1)
-        return self.critic_net(self.waves(y.flatten(1)), c).squeeze(1)
+    def generate(self, z: Float[Tensor, "B d"], c: Float[Tensor, "B C"] | None) -> Float[Tensor, "B *features"]:
+        """G(z | c): features inside the range of their support."""
+        y = self.generator_net(z) if c is None else self.generator_net(z, c)
+        return self._squash(y.reshape(len(z), *self._features.shape))
 
     def _squash(self, y: Tensor) -> Tensor:
         shared = self._features.spec.support
@@ -187,56 +262,100 @@ class GAN(GradientModel):
     # -- the two objectives -------------------------------------------------------------------------------------------
 
     def _objectives(self) -> tuple[Objective, ...]:
+        own: dict[str, Any] = {"lr": self.critic_lr, "optimizer": self.critic_optimizer}
+        own = {k: v for k, v in own.items() if v is not None}
+        after = None if self.clip_weights is None else self._clip
         return (
-            Objective("critic", (self.critic_net,), self._critic_loss, steps=self.critic_steps, validate=False),
+            Objective("critic", (self.critic_net,), self._critic_loss, steps=self.critic_steps, validate=False, settings=own, after=after),
             Objective("generator", (self.generator_net,), self._generator_loss, validate=False),
         )
 
-    def _weights(self, progress: float) -> tuple[float, float, float]:
-        """(gradient_penalty, r1, r2) at this share of the budget."""
+    @torch.no_grad()
+    def _clip(self) -> None:
+        if self.clip_weights is not None:
+            for p in self.critic_net.parameters():
+                p.clamp_(-self.clip_weights, self.clip_weights)
+
+    def _weights(self, progress: float) -> tuple[float, float, float, float]:
+        """(gradient_penalty, r1, r2, roth) at this share of the budget."""
         wasserstein = self.loss == "wasserstein"
         fall = self.anneal ** min(1.0, progress / 0.8)
         zero_centred = 0.0 if wasserstein else 3.0
         r1 = zero_centred if self.r1 is None else self.r1
         r2 = zero_centred if self.r2 is None else self.r2
-        gp = self.gradient_penalty if self.gradient_penalty is not None else (10.0 if wasserstein else 0.0)
-        return gp, r1 * fall, r2 * fall
+        lipschitz = wasserstein and self.clip_weights is None and not self.spectral
+        gp = self.gradient_penalty if self.gradient_penalty is not None else (10.0 if lipschitz else 0.0)
+        return gp, r1 * fall, r2 * fall, self.roth * fall
 
     def _critic_loss(self, batch: Batch) -> Loss:
-        x = self._features.encode(batch.x)
         with torch.no_grad():
             y = self._fake(batch)
-        gp, r1, r2 = self._weights(batch.progress)
-        both = torch.cat([x, y]).requires_grad_(r1 > 0 or r2 > 0)
-        c = None if batch.c is None else torch.cat([batch.c, batch.c])
-        scores = self.critic(both, c)
+        return self._judged(self.critic_net, batch, y)
+
+    def _judged(self, critic: nn.Module, batch: Batch, y: Tensor) -> Loss:
+        """What `critic` (the network, or itself some steps from now) minimises where the samples are y."""
+        packed = self.critic_net.packed
+        x, y, c = packed(self._features.encode(batch.x)), packed(y), None if batch.c is None else packed(batch.c)
+        gp, r1, r2, noise = self._weights(batch.progress)
+        both = torch.cat([x, y])
+        if (r1 > 0 or r2 > 0 or noise > 0) and not both.requires_grad:
+            both.requires_grad_()
+        scores, named = self._scores(critic, both, None if c is None else torch.cat([c, c]))
         real, fake = scores.chunk(2)
-        loss = critic_loss(self.loss, real, fake)
-        terms = {"critic": loss, "D(real)": real.sigmoid(), "D(fake)": fake.sigmoid()}
-        if self.loss == "wasserstein":
-            terms = {"critic": loss, "W1": real - fake}
+        loss = self.game.critic(real, fake)
+        terms = {"critic": loss}
+        told = self.game.probabilities(real, fake)
+        terms |= {"W1": real - fake} if told is None else {"D(real)": told[0], "D(fake)": told[1]}
+        penalties: dict[str, Tensor] = {}
         if r1 > 0 or r2 > 0:
             on_real, on_fake = squared_gradient(scores, both).chunk(2)
-            terms["r1"], terms["r2"] = r1 / 2 * on_real, r2 / 2 * on_fake
-            loss = loss + terms["r1"] + terms["r2"]
+            penalties["r1"], penalties["r2"] = r1 / 2 * on_real, r2 / 2 * on_fake
+        if noise > 0:
+            penalties["roth"] = noise / 2 * roth(scores, both)
         if gp > 0:
-            e = batch.rng.rand(len(x), *[1] * (x.ndim - 1))
-            u = (e * x + (1 - e) * y).requires_grad_()
-            norm = (squared_gradient(self.critic(u, batch.c), u) + 1e-12).sqrt()  # the root's slope at 0 is infinite
-            terms["gradient penalty"] = gp * (norm - 1).square()
-            loss = loss + terms["gradient penalty"]
-        return Loss(loss, {k: v.detach() for k, v in terms.items()})
+            penalties["gradient penalty"] = gp * interpolated(lambda u: critic(u, c), x, y, batch.rng, one_sided=self.one_sided)
+        if self.dragan > 0:
+            penalties["dragan"] = self.dragan * dragan(lambda u: critic(u, c), x, batch.rng)
+        if named is not None:
+            penalties["class"] = sum(_cross_entropy(part, c) for part in named.chunk(2))  # pyright: ignore[reportArgumentType]
+        for penalty in penalties.values():
+            loss = loss + penalty
+        return Loss(loss, {k: v.detach() for k, v in (terms | penalties).items()})
+
+    def _scores(self, critic: nn.Module, y: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """T of packed records, and the logits of their classes where there is an auxiliary classifier."""
+        return critic(y, c, True) if self.conditioning == "auxiliary" and c is not None else (critic(y, c), None)
 
     def _generator_loss(self, batch: Batch) -> Loss:
-        fake = self.critic(self._fake(batch), batch.c)
-        real = self.critic(self._features.encode(batch.x), batch.c) if self.loss == "relativistic" else fake.detach()
-        loss = generator_loss(self.loss, real, fake)
-        return Loss(loss, {"generator": loss.detach()})
+        packed = self.critic_net.packed
+        y, c = self._fake(batch), None if batch.c is None else packed(batch.c)
+        critic: nn.Module = self.critic_net
+        if self.unroll:
+            critic = unrolled(critic, lambda net: self._judged(net, batch, y).per_record.mean(), self.unroll, self.unroll_lr)
+        fake, named = self._scores(critic, packed(y), c)
+        real = fake.detach()
+        if self.relativistic:
+            real = self._scores(critic, packed(self._features.encode(batch.x)), c)[0]
+        loss = self.game.generator(fake, real)
+        terms = {"generator": loss.detach()}
+        if named is not None:
+            assert c is not None
+            terms["class"] = _cross_entropy(named, c)
+            loss = loss + terms["class"]
+        return Loss(loss, {k: v.detach() for k, v in terms.items()})
 
     # -- the verbs ----------------------------------------------------------------------------------------------------
 
-    def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
-        return self._decode(self.noise_like(n, rng), c)
+    def _sample(self, n: int, c: Tensor | None, rng: Rng, *, truncation: float | None = None) -> Tensor:
+        """G(z | c); with `truncation` every normal entry of z is drawn within so many deviations of 0 (Brock et al. 2019)."""
+        z = self.noise_like(n, rng)
+        if truncation is not None:
+            if self.noise != "normal" or not truncation > 0:
+                raise ConfigError(f"truncation={truncation} needs noise='normal' and a bound above 0.")
+            # The uniform number that z is the normal quantile of, moved into the interval's share of the probability.
+            share = torch.special.ndtr(z.new_tensor(truncation))
+            z = torch.special.ndtri(1 - share + (2 * share - 1) * torch.special.ndtr(z))
+        return self._decode(z, c)
 
     def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
         return self._features.decode(self.generate(z, c))
@@ -256,122 +375,12 @@ class GAN(GradientModel):
         )
 
 
-def critic_loss(loss: LossName, real: Tensor, fake: Tensor) -> Tensor:
-    """What the critic minimises, from its logits on real and generated records, (B,)."""
-    if loss == "wasserstein":
-        return fake - real
-    if loss == "relativistic":
-        return softplus(fake - real)
-    return softplus(-real) + softplus(fake)
-
-
-def generator_loss(loss: LossName, real: Tensor, fake: Tensor) -> Tensor:
-    """What the generator minimises, (B,); only the relativistic loss looks at `real`."""
-    if loss == "wasserstein":
-        return -fake
-    if loss == "relativistic":
-        return softplus(real - fake)
-    return -softplus(fake) if loss == "minimax" else softplus(-fake)
-
-
-def squared_gradient(scores: Tensor, x: Tensor) -> Tensor:
-    """|d scores_i / d x_i|^2 per record, (B,), itself differentiable (double backward)."""
-    (g,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
-    return g.flatten(1).square().sum(1)
-
-
-class Waves(nn.Module):
-    """x beside n/2 sines and cosines of random projections at frequencies 1, 4, 16 and 64, (B, D) -> (B, D + n).
-
-    Frequencies are in radians per standard deviation of the records: the highest sees structure a hundredth of the data's own size.
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, dim: int, n: int):
-        super().__init__()
-        octave = 4.0 ** torch.arange(n // 2).remainder(4)
-        self.register_buffer("frequencies", torch.randn(dim, n // 2) * octave * math.sqrt(2 / dim))
-        self.dim = dim + n // 2 * 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        phase = x @ self.frequencies
-        return torch.cat([x, phase.sin(), phase.cos()], 1) if phase.shape[1] else x
+def _cross_entropy(logits: Float[Tensor, "B C"], c: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+    return -(c * logits.log_softmax(1)).sum(1)
 
 
 def known_answers() -> Iterator[Known]:
-    """The game's value at the best critic, the critic that training finds, W1 of a shift, penalties and slopes."""
-    # p = N(0, 1), q = N(1.5, 0.7^2): V at T* = log p - log q is -log 4 + 2 JSD, JSD = H(m) - (H(p) + H(q)) / 2, m = (p + q) / 2.
-    t = torch.linspace(-12, 12, 4801, dtype=torch.float64)
-    log_p, log_q = _log_normal(t, 0.0, 1.0), _log_normal(t, 1.5, 0.7)
-    p, q, step = log_p.exp(), log_q.exp(), float(t[1] - t[0])
-    sure = t.new_tensor(torch.inf)  # a logit at which the other player's term is 0, so that each expectation is its own integral
-    value = -float((p * critic_loss("minimax", log_p - log_q, -sure) + q * critic_loss("minimax", sure, log_p - log_q)).sum() * step)
-    m = (p + q) / 2
-    entropies = [math.log(s * math.sqrt(2 * math.pi * math.e)) for s in (1.0, 0.7)]
-    jsd = -float((m * m.log()).sum() * step) - sum(entropies) / 2
-    because = "the trapezoid rule on a smooth density that has vanished at both ends converges to rounding"
-    yield Known("V(D*, G) = -log 4 + 2 JSD", -math.log(4) + 2 * jsd, value, 1e-9, because)
+    """The game's value at the best critic, the critic that training finds, W1 of a shift, penalties, slopes and unrolled steps."""
+    from .answers import answers
 
-    yield from _known_critic()
-
-    # The 1-Lipschitz critic of a pure shift s is T(x) = -u.x with u = s/|s|: its game's value is W1 = |s| whatever the records.
-    rng = Rng.seeded(0, t)
-    x, s = rng.randn(100, 3), t.new_tensor([3.0, -4.0, 12.0])
-    u = s / s.norm()
-    w1 = -float(critic_loss("wasserstein", -(x @ u), -((x + s) @ u)).mean())
-    yield Known("W1 of a shift by (3, -4, 12)", 13.0, w1, 1e-12, "rounding")
-
-    # |dT/dx|^2 of T(x) = w.x + a|x|^2/2 is |w + a x|^2, and its slope in a is 2 (w + a x).x.
-    w, a = rng.randn(3), t.new_tensor(0.7).requires_grad_()
-    x.requires_grad_()
-    ours = squared_gradient(x @ w + a * x.square().sum(1) / 2, x).sum()
-    (slope,) = torch.autograd.grad(ours, a)
-    g = (w + 0.7 * x).detach()
-    yield Known("|dT/dx|^2 of a quadratic critic", float(g.square().sum()), float(ours.detach()), 1e-9, "rounding of a sum of 300 terms")
-    yield Known("its slope by double backward", float(2 * (g * x.detach()).sum()), float(slope), 1e-9, "rounding of a sum of 300 terms")
-
-    # Where the critic is sure (logit -20): d/df of -softplus(f) is -sigmoid(f), and of softplus(-f) it is -sigmoid(-f).
-    slopes: dict[LossName, float] = {"minimax": -1 / (1 + math.exp(20.0)), "non-saturating": -1 / (1 + math.exp(-20.0))}
-    for loss, known in slopes.items():
-        f = t.new_tensor(-20.0).requires_grad_()
-        (slope,) = torch.autograd.grad(generator_loss(loss, f.detach(), f), f)
-        yield Known(f"slope of the {loss} generator at D = 2e-9", known, float(slope), 1e-15, "rounding")
-
-
-def _known_critic() -> Iterator[Known]:
-    """Train a linear critic by its own objective on N(-1, 1) against G(z) = z + 1, where T* = log p - log q = -2x exactly."""
-    n = 20_000
-    model = (
-        GAN(loss="minimax", noise_dim=1, hidden=(), critic_hidden=(), fourier=0, r1=0.0, r2=0.0).build(DataSpec("points", (1,))).double()
-    )
-    with torch.no_grad():
-        for net, (weight, bias) in ((model.generator_net, (1.0, 1.0)), (model.critic_net, (0.0, 0.0))):
-            for p in net.parameters():
-                p.fill_(weight if p.ndim == 2 else bias)
-    x = Rng.seeded(1, torch.zeros((), dtype=torch.float64)).randn(n, 1) - 1
-    optimizer = torch.optim.LBFGS(model.critic_net.parameters(), max_iter=50, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = model._critic_loss(Batch(x, None, torch.arange(n), Rng.seeded(2, x))).per_record.mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    t = torch.linspace(-12, 12, 4801, dtype=torch.float64)
-    p, q = _log_normal(t, -1.0, 1.0).exp(), _log_normal(t, 1.0, 1.0).exp()
-    # This is logistic regression on 2n records: the estimate has variance 1 / (n I), I = E_{p+q}[D (1 - D) (1, x)(1, x)^T], and by symmetry
-    # I is diagonal. D(x) has slope D (1 - D) in the logit, at most 1/4 at 0, where only the intercept counts.
-    d = (-2 * t).sigmoid()
-    curvature = (p + q) * d * (1 - d) * float(t[1] - t[0])
-    intercept, slope = (4 / math.sqrt(n * float((curvature * power).sum())) for power in (torch.ones_like(t), t.square()))
-    with torch.no_grad():
-        at = model.critic(t.new_tensor([[0.0], [1.0]]), None)
-    because = "four standard errors of the maximum-likelihood critic, by its Fisher information"
-    yield Known("trained D(0) against p/(p+q)", 0.5, float(at[0].sigmoid()), intercept / 4, because)
-    yield Known("slope of the trained critic's logit against log p/q", -2.0, float(at[1] - at[0]), slope, because)
-
-
-def _log_normal(t: Tensor, mean: float, sd: float) -> Tensor:
-    return -0.5 * ((t - mean) / sd).square() - math.log(sd * math.sqrt(2 * math.pi))
+    yield from answers()
