@@ -37,8 +37,8 @@ def squared_gradient(scores: Float[Tensor, " B"], x: Float[Tensor, "B *shape"]) 
 
 
 def slope(critic: Critic, u: Float[Tensor, "B *shape"]) -> Float[Tensor, " B"]:
-    """|g(u)|."""
-    u = u.detach().requires_grad_()
+    """|g(u)|, with its gradient by the critic and by what u is made of."""
+    u = u if u.requires_grad else u.detach().requires_grad_()
     return (squared_gradient(critic(u), u) + 1e-12).sqrt()  # the root's slope at 0 is infinite
 
 
