@@ -70,9 +70,9 @@ def test_roth():
 
 def test_roth_is_what_noise_adds():
     # Roth et al., section 3: the loss with noise of variance gamma on both sides, less that without, is gamma/2 times the penalty at a
-    # critic at its best, where terms in the second derivative of T cancel between p and q (their equation 21). p = N(0, 1),
-    # q = N(1, 1), T = log p/q = 1/2 - x: linear, so that those terms vanish for each. E over p, q by the trapezoid rule; of the noise to second
-    # order, error of order gamma^2 E T''''-like terms: below gamma^2 = 1e-6 at gamma = 1e-3, and the penalty is of order 0.1 gamma.
+    # critic at its best, where terms in the second derivative of T cancel between p and q (their equation 21). p = N(0, 1), q = N(1, 1)
+    # have T = log p/q = 1/2 - x: linear, so that those terms vanish. E over p and q by the trapezoid rule, over the noise to second
+    # order: an error of order gamma^2 = 1e-6 at gamma = 1e-3, where the penalty is of order 0.1 gamma.
     t = torch.linspace(-12, 13, 5001, dtype=torch.float64)
     p, q = (torch.distributions.Normal(m, 1.0).log_prob(t).exp() * float(t[1] - t[0]) for m in (0.0, 1.0))
 
