@@ -127,13 +127,14 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--activation", default="silu")
+    parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of training; errors are measured in single precision")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/hinton-salakhutdinov"))
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    settings = {"lr": given.lr, "batch_size": given.batch, "activation": given.activation}
+    settings = {"lr": given.lr, "batch_size": given.batch, "activation": given.activation, "precision": given.precision}
     with Result("hinton_salakhutdinov", settings={**settings, "minutes": given.minutes, "hidden": HIDDEN}, seeds=[0]) as result:
         result.folder = given.results
         mnist = pf.load_data("mnist")
