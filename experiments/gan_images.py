@@ -4,11 +4,11 @@ One projection critic (Miyato & Koyama 2018) per data set. Figures, each on held
 distance, precision, recall, density, coverage (Naeem et al. 2020), the copying test C_T (Meehan et al. 2020), classes found by a
 classifier, log p(x | class) under an observation noise by annealed importance sampling with its gap (Wu et al. 2017), and precision
 against recall as the noise is truncated (Brock et al. 2019). CIFAR-10 is read from JPEG copies, cifar10/cifar10_jpeg.npz below
-PUSHFORWARD_DATA: figures of those compare with no published ones. Pictures: samples beside their nearest training records, a row for each class, the
-curve.
+PUSHFORWARD_DATA: figures of those compare with no published ones. Pictures: samples beside their nearest training records, a row
+for each class, the curve.
 
     PUSHFORWARD_DATA=... python experiments/gan_images.py --data mnist fashion-mnist --minutes 30 --out FOLDER
-    PUSHFORWARD_DATA=... python experiments/gan_images.py --data mnist --minutes 2 --chains 4 --out FOLDER           # the reduced form
+    PUSHFORWARD_DATA=... python experiments/gan_images.py --data mnist --minutes 2 --chains 4 --out FOLDER    # the reduced form
 """
 
 import argparse

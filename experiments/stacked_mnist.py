@@ -1,8 +1,8 @@
 """Stacked MNIST: three digits as the colours of one image, 1,000 modes, and how many of them a GAN finds.
 
 Srivastava et al. (2017), Lin et al. (2018): 26,000 samples, each named by a classifier's three digits; the modes found, and the KL
-divergence of their shares from uniform. PacGAN reports 99 modes and 3.40 for DCGAN, 1,000 and 0.06 for PacDCGAN2 to 4. A uniform draw of 26,000 over
-1,000 modes has a plug-in KL of (1000 - 1) / (2 * 26,000) = 0.019, which the figure here leaves out (Miller 1955).
+divergence of their shares from uniform. PacGAN reports 99 modes and 3.40 for DCGAN, 1,000 and 0.06 for PacDCGAN2 to 4. A uniform draw
+of 26,000 over 1,000 modes has a plug-in KL of (1000 - 1) / (2 * 26,000) = 0.019, which the figure here leaves out (Miller 1955).
 
     PUSHFORWARD_DATA=... python experiments/stacked_mnist.py --minutes 20 --out FOLDER
     PUSHFORWARD_DATA=... python experiments/stacked_mnist.py --minutes 2 --samples 5000 --rows default --out FOLDER      # the reduced form
