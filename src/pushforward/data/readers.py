@@ -18,9 +18,10 @@ from .files import csv, npz, parquet
 from .from_arrays import array_data
 from .from_tables import table_data
 from .images import read_folder
+from .join import joined
 from .records import Data, Split
 
-_SPLITTING = ("validation", "test", "seed")
+_SPLITTING = ("validation", "test", "seed", "data_b")
 _OPTIONS = {
     "array": ("label", "support", "binarize", "missing", "channels"),
     ".npy or .npz file": ("label", "support", "binarize", "missing", "channels", "key"),
@@ -32,7 +33,7 @@ _OPTIONS = {
 _PLAIN = (str, int, float, bool, type(None))
 _DEFAULTS: dict[str, Any] = {
     "label": None, "support": None, "binarize": None, "missing": "error", "channels": None, "columns": None, "drop": None,
-    "key": None, "size": None, "skip_bad": False, "n": None, "validation": 0.1, "test": 0.1, "seed": 0,
+    "key": None, "size": None, "skip_bad": False, "n": None, "data_b": None, "validation": 0.1, "test": 0.1, "seed": 0,
 }  # fmt: skip
 _ARRAY, _TABLE = (".npy", ".npz"), (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 
@@ -68,6 +69,7 @@ def load_data(
     drop: Sequence[str] | None = None,
     key: str | None = None,
     n: int | None = None,
+    data_b: Any = None,
     validation: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
@@ -103,6 +105,8 @@ def load_data(
         The array of an .npz file to read.
     n
         How many records to draw from a built-in density (20,000 by default).
+    data_b
+        A second collection of the same form, such as another folder: its records get the label b, those of the source the label a.
     validation
         Share (or number) of records held out to watch training.
     test
@@ -124,13 +128,23 @@ def load_data(
     """
     given = {k: v for k, v in locals().items() if k in _DEFAULTS and (not isinstance(v, _PLAIN) or v != _DEFAULTS[k])}
     read = _read(source, given)
+    if data_b is not None:
+        read = _with_second(read, data_b, given)
     for option in given:
         if option not in (*_OPTIONS[read.kind], *_SPLITTING):
             takes = ", ".join(o for o in _OPTIONS[read.kind])
             raise ConfigError(f"{option}= does not apply to a {read.kind}, which takes {takes}, {', '.join(_SPLITTING)}.")
     splitting = {"validation": validation, "test": test, "seed": seed}
     if read.kind == "table":
-        data = table_data(read.records, label=label, support=support, missing=missing, columns=columns, drop=drop, **splitting)
+        data = table_data(
+            read.records,
+            label=read.label if label is None else label,
+            support=support,
+            missing=missing,
+            columns=columns,
+            drop=drop,
+            **splitting,
+        )
     else:
         if isinstance(support, Mapping):
             raise ConfigError(f"support= by column is for tables; a {read.kind} takes one: support='real'.")
@@ -140,10 +154,10 @@ def load_data(
             raise ConfigError(
                 f"label={label!r} names a column of a table or a key of an .npz file; a {read.kind} takes one label per record."
             )
-        if read.reread == "digits" and support is None:
+        if read.reread == "digits" and support is None and data_b is None:
             support = "levels(17)"
         split = None
-        if read.reread in IMAGES and not {"validation", "test"} & set(given):
+        if read.reread in IMAGES and data_b is None and not {"validation", "test"} & set(given):
             split = Split(None, 50_000, 10_000, 10_000)
         data = array_data(
             read.records, label=read.label if label is None else label, support=support, binarize=binarize, missing=missing,
@@ -203,6 +217,21 @@ def reload(description: dict[str, Any], source: Any = None) -> Data:
             f"The records {what} are not those that the run was trained on (their sums differ). Bring those back, or start a new run."
         )
     return data
+
+
+def _with_second(first: Source, data_b: Any, given: dict[str, Any]) -> Source:
+    """Both collections as one source, labelled by which of the two a record is from; `given` gets the name to read the second again."""
+    if "label" in given:
+        raise ConfigError("data_b= makes the collection that a record is from its label. Leave label= out.")
+    second = _read(data_b, given)
+    given["data_b"] = second.reread if second.reread is not None else data_b
+    names = tuple("the array" if s.name == "array" else s.name for s in (first, second))
+    if names[0] == names[1]:
+        names = (f"{names[0]} (first)", f"{names[1]} (second)")
+    records, label = joined(first.records, second.records, (names[0], names[1]), given.get("channels"))
+    notes = (*first.notes, *second.notes, f"{len(first.records)} records of a, {len(second.records)} of b")
+    reread = first.reread if second.reread is not None else None
+    return Source(first.kind, records, label, f"{names[0]} and {names[1]}", reread, notes)
 
 
 def _described(reread: str | None, given: dict[str, Any]) -> dict[str, Any] | None:
