@@ -45,7 +45,7 @@ def make_optimizer(parameters: list[nn.Parameter], t: Training) -> torch.optim.O
     if t.optimizer == "sgd":
         return torch.optim.SGD(parameters, fused=True, **kw)
     kind = torch.optim.AdamW if t.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, betas=t.betas, fused=True, **kw)
+    return kind(parameters, betas=(float(t.betas[0]), float(t.betas[1])), fused=True, **kw)
 
 
 def learning_rate(t: Training, step: int, progress: float) -> float | None:

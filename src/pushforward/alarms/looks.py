@@ -25,14 +25,18 @@ CELLS = 32
 """Cells that the training records are divided into; a look expects 16 samples in each."""
 MISSING = 0.45
 """Share of the records in cells that samples miss, above which modes have collapsed."""
+APART = 100
+"""Rounds between looks at least: two in a row find a collapse within 200 rounds, where the share of the time allows it."""
 
 
 class Looks:
     """Samples against records, and losses against the records' precision, at moments that cost `SHARE` of the time."""
 
     def __init__(self, loop: "Loop"):
-        self.spent, self.cost, self.done_at = 0.0, 0.0, 0.0
+        self.spent, self.cost, self.done_at = 0.0, 0.0, -APART
         self.cells: Cells | None = None
+        self.suspects = False
+        """Whether the last look found something: then the next one does not wait for its share of the time."""
         model: Any = loop.model
         hook = getattr(model, "_sample", None)
         # Another process would have to take part in a look at weights that are shared out.
@@ -56,10 +60,10 @@ class Looks:
         return self.cost <= allowed
 
     def due(self, loop: "Loop") -> bool:
-        """Whether it is time: some 20 looks in a run, none in its first seconds."""
-        if loop.progress < self.done_at + 0.05 or loop.seconds < 2:
+        """Whether it is time: as often as the share of the time allows, none in the first seconds."""
+        if loop.seconds < 2:
             return False
-        return self.affordable(loop)
+        return self.suspects or (loop.step >= self.done_at + APART and self.affordable(loop))
 
     def _forecast(self, loop: "Loop", allowed: float) -> float:
         """The seconds of a look, from those of 8 samples and, where these leave room, of 64: many samplers cost by the step."""
@@ -86,9 +90,10 @@ class Looks:
             if x is not None:
                 found |= self._against(loop, x)
             found["exploding likelihood"] = self._precision(loop)
+        self.suspects = not self.suspects and any(found.values())
         taken = time.perf_counter() - start
         self.cost, self.spent = min(self.cost or taken, taken), self.spent + taken  # the first also divides the records into cells
-        self.done_at = loop.progress
+        self.done_at = loop.step
         return found
 
     def _draw(self, loop: "Loop", n: int) -> Tensor | None:
@@ -174,7 +179,9 @@ class Cells:
         k = min(CELLS, len(records) // 16)
         self.centres = _centres(records, k, self.generator)
         self.share = torch.bincount(self._cell(records), minlength=k).double() / len(records)
-        self.records = records
+        n = min(DRAWN, len(records))
+        self.own = _nearest(records[:n])
+        """Distances of as many records as there are samples in a look."""
 
     def _project(self, x: Tensor) -> Tensor:
         return x if self.projection is None else x @ self.projection
@@ -195,8 +202,7 @@ class Cells:
 
     def twins(self, x: Tensor) -> tuple[float, float]:
         """Shares of samples, and of as many records, closer to another than a fiftieth of the records' middle distance to the next."""
-        n = min(len(x), len(self.records))
-        own = _nearest(self.records[:n])
+        n, own = min(len(x), len(self.own)), self.own
         near = 0.02 * float(own.median()) + 1e-6
         return float((_nearest(self._project(x[:n])) <= near).double().mean()), float((own <= near).double().mean())
 

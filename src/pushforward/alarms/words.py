@@ -22,19 +22,22 @@ class Finding:
 
 
 def value(loop: "Loop", name: str) -> Any:
+    return _values(loop).get(name, getattr(loop.training, name, None))
+
+
+def _values(loop: "Loop") -> dict[str, Any]:
     config = getattr(loop.model, "config", None)
     known = config() if callable(config) else {}
-    return known.get(name, getattr(loop.training, name, None)) if isinstance(known, dict) else None
+    return known if isinstance(known, dict) else {}
 
 
 def advice(loop: "Loop", *options: tuple[str, str]) -> str:
     """The options that this model and training have and do not follow already, with their present values."""
-    hyper = getattr(type(loop.model), "hyperparameters", None)
-    known = set(hyper()) if hyper is not None else set()
-    said = []
+    known, said = _values(loop), []
     for name, text in options:
-        if (name in known or hasattr(loop.training, name)) and f"{name}={value(loop, name)!r}" not in text:
-            said.append(f"{text} (now {value(loop, name)!r})" if name in ("r1", "beta", "critic_steps", "lr", "ema", "loss") else text)
+        now = known.get(name, getattr(loop.training, name, None))
+        if (name in known or hasattr(loop.training, name)) and f"{name}={now!r}" not in text:
+            said.append(f"{text} (now {now!r})" if name in ("r1", "beta", "critic_steps", "lr", "ema", "loss") else text)
     return "; ".join(said) + "."
 
 
