@@ -81,6 +81,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=5000, help="of a linear VAE")
     parser.add_argument("--lr", type=float, default=1e-2)
+    parser.add_argument("--ema", type=float, default=0.999, help="of a linear VAE: averages out the noise of one draw a step")
     parser.add_argument("--iterations", type=int, default=3000, help="of L-BFGS, for a linear autoencoder")
     parser.add_argument("--records", type=int, default=2000, help="MNIST records of the linear autoencoder")
     given = parser.parse_args()
@@ -89,7 +90,7 @@ if __name__ == "__main__":
 
     digits = pf.load_data("digits", validation=0.0, test=0.0).train.tensor(torch.float64).flatten(1) / 16
     mnist = pf.load_data("mnist").train[: given.records].tensor(torch.float64).flatten(1) / 255
-    settings = {"steps": given.steps, "lr": given.lr, "schedule": "cosine"}
+    settings = {"steps": given.steps, "lr": given.lr, "ema": given.ema, "schedule": "cosine"}
     with Result("linear_autoencoders", settings=vars(given), seeds=list(range(given.seeds))) as result:
         principal(result, f"digits ({len(digits)} records)", digits, 10, given.iterations)
         principal(result, f"MNIST ({len(mnist)} records)", mnist, 30, given.iterations)
