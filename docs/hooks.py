@@ -9,6 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "src")]
+import lectures
 import tables
 from markdown_docs import markdown
 
@@ -27,6 +28,7 @@ def on_config(config: Any) -> Any:
         {"Your own data": "data.md"},
         {"Comparing": "comparing.md"},
         {"Looking inside": "exploring.md"},
+        {"The lectures' latent models": "lectures.md"},
         {"Trusting a number": [{"How": "trusting.md"}, {"Every figure": "figures.md"}]},
         {"Models": [{"All": "models/index.md"}, *({name: f"models/{name}.md"} for name in catalog())]},
         {"Results": "results.md"},
@@ -43,6 +45,7 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {
         "results.md": tables.page(),
         "figures.md": tables.figures(),
+        "lectures.md": lectures.page(),
         "contributing.md": (root / "CONTRIBUTING.md").read_text(encoding="utf-8"),
         "changelog.md": (root / "CHANGELOG.md").read_text(encoding="utf-8"),
         "models/index.md": _models(),
