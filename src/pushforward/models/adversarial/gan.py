@@ -116,6 +116,8 @@ class GAN(GradientModel):
     Terms reported: `critic` and `generator`, their losses; `D(real)` and `D(fake)`, the probabilities that the critic gives to records
     and to samples of being records, or `W1` for the Wasserstein loss; and each penalty with its weight.
 
+    With several processes batch normalisation and unrolling see the records of their own process only; all else is as with one.
+
     Raises `ConfigError` for parts that do not go together, and `DataError` when a batch fills no pack.
 
     References
@@ -131,7 +133,8 @@ class GAN(GradientModel):
     unsupported = {
         "log_prob": "a GAN defines no density. Compare samples with evaluate(), score it under an observation noise with evidence(), "
         "or fit a vae or a realnvp.",
-        "encode": "a GAN learns no map from records to codes. Fit a vae or a realnvp, or search for the code whose decode(z) is nearest.",
+        "encode": "a GAN learns no map from records to codes. Search for them with pushforward.invert(gan, records), train an encoder beside "
+        "it with InvertedGAN(gan=gan).fit(data), or fit a bigan, or fit a vae or a realnvp.",
         "posterior": "a GAN learns no posterior over codes. Fit a vae.",
         "likelihood": "its generator is deterministic, so p(x | z) is a point mass. Use decode(z), or fit a vae.",
     }
