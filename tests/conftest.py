@@ -51,4 +51,4 @@ def toys_registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from pushforward import models
 
-    monkeypatch.setattr(models, "catalog", lambda: {m.name: m for m in (toys.Gauss, toys.Poisoned, toys.Duel)})
+    monkeypatch.setattr(models, "catalog", lambda: {m.name: m for m in (toys.Gauss, toys.Poisoned, toys.Duel, toys.Uneven)})

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import Duel, Gauss, Poisoned
+from toys import Duel, Gauss, Poisoned, Uneven
 
 import pushforward as pf
 from pushforward.data import Data, load_data
-from pushforward.objective import Observer, Training
+from pushforward.objective import Loss, Objective, Observer, Training
 from pushforward.store import Run
 
 QUIET = {"progress": False, "batch_size": 32}
@@ -65,6 +65,57 @@ def test_bare_loop_gives_the_same_weights(data: Data) -> None:
     assert same(model, best)
 
 
+def test_players_have_their_own_optimisers_boxes_and_shared_batches(data: Data) -> None:
+    """The bits of a plain loop with one SGD, a second player on the first one's batch, clamped after its step, and Adam for the rest."""
+    model = Uneven().fit(data, steps=20, schedule="cosine", **QUIET)
+    bare = Uneven().build(data.spec)
+    first = torch.optim.SGD([bare.first], lr=0.5, fused=True)
+    second, third = (torch.optim.Adam([p], lr=0.05, fused=True) for p in (bare.second, bare.third))
+    order = torch.Generator().manual_seed(1)
+    x = data.train.tensor()
+    source = (x[i] for _ in range(9) for i in torch.randperm(len(x), generator=order)[: len(x) // 32 * 32].split(32))
+    for done in range(20):
+        a, b = next(source), next(source)
+        for p, batch, optimizer, lr in ((bare.first, a, first, 0.5), (bare.second, a, second, 0.05), (bare.third, b, third, 0.05)):
+            optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * done / 20))
+            optimizer.zero_grad()
+            (batch + 1 - p).square().sum(1).mean().backward()
+            optimizer.step()
+            with torch.no_grad():
+                bare.second.clamp_(-Uneven.BOX, Uneven.BOX)
+    assert same(model, bare)
+    assert bare.second.detach().abs().tolist() == pytest.approx([Uneven.BOX] * 2)  # the box was felt
+
+
+def test_an_epoch_counts_the_batches_that_are_taken(data: Data) -> None:
+    class Count(Observer):
+        step = 0
+
+        def on_end(self, loop) -> None:
+            self.step = loop.step
+
+    count = Count()
+    Uneven().fit(data, epochs=3, observers=[count], **QUIET)
+    assert count.step == 3 * (len(data.train) // (2 * 32))  # two of three players take one
+
+
+@pytest.mark.parametrize("players", [[{"fresh": False}], [{}, {"fresh": False, "steps": 2}]], ids=["first", "several steps"])
+def test_a_batch_that_is_not_there_cannot_be_shared(players: list[dict], data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = lambda batch: Loss(batch.x.sum(1))
+    monkeypatch.setattr(Gauss, "_objectives", lambda self: tuple(Objective(str(i), [self], loss, **p) for i, p in enumerate(players)))
+    with pytest.raises(
+        pf.ConfigError, match=r"first objective of a round needs a batch of its own, and so does one of several steps: fresh"
+    ):
+        Gauss().fit(data, steps=1, **QUIET)
+
+
+def test_an_impossible_setting_of_a_player_is_named(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = Objective("nll", [], lambda batch: Loss(batch.x.sum(1)), settings={"learning_rate": 1.0})
+    monkeypatch.setattr(Gauss, "_objectives", lambda self: (objective,))
+    with pytest.raises(pf.ConfigError, match="no setting 'learning_rate'"):
+        Gauss().fit(data, steps=1, **QUIET)
+
+
 class Stop(Observer):
     def __init__(self, step: int, how: str = "raise"):
         self.step, self.how = step, how
@@ -76,7 +127,7 @@ class Stop(Observer):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("kind", [Gauss, Duel])
+@pytest.mark.parametrize("kind", [Gauss, Duel, Uneven])
 @pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"optimizer": "sgd"}, {"schedule": "cosine", "warmup": 5, "clip": 0.1}])
 def test_resume_is_bit_exact(kind: type, extra: dict, data: Data, tmp_path: Path, toys_registered: None) -> None:
     settings = {"steps": 40, "validate_every": 6, "checkpoint_every": 0.0, **QUIET, **extra}

@@ -89,3 +89,35 @@ class Duel(GradientModel):
 
     def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
         return self.generator(rng.randn(n, 2))
+
+
+class Uneven(GradientModel):
+    """Three players with a quadratic loss each: the first by plain descent at its own rate, the second on the first one's batch and kept in
+    a box, the third on a batch of its own with the run's settings.
+    """
+
+    name = "uneven"
+    training = Training(lr=0.05)
+    BOX = 0.12
+
+    def _build(self, spec: DataSpec) -> None:
+        self.first, self.second, self.third = (nn.Parameter(torch.zeros(spec.dim)) for _ in range(3))
+
+    def _objectives(self) -> tuple[Objective, ...]:
+        own = {"optimizer": "sgd", "lr": 0.5}
+        return (
+            Objective("first", [self.first], lambda b: self._loss(self.first, b), validate=False, settings=own),
+            Objective("second", [self.second], lambda b: self._loss(self.second, b), validate=False, after=self._box, fresh=False),
+            Objective("third", [self.third], lambda b: self._loss(self.third, b), validate=False),
+        )
+
+    def _box(self) -> None:
+        with torch.no_grad():
+            self.second.clamp_(-self.BOX, self.BOX)
+
+    @staticmethod
+    def _loss(where: Tensor, batch: Batch) -> Loss:
+        return Loss((batch.x.flatten(1) + 1 - where).square().sum(1))
+
+    def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
+        return self.third.expand(n, -1)
