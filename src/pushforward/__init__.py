@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .evaluate import evaluate as evaluate
     from .evidence import evidence as evidence
     from .explore import explore as explore
+    from .inversion import invert as invert
     from .model import ClosedFormModel as ClosedFormModel
     from .model import GradientModel as GradientModel
     from .model import Model as Model
@@ -56,6 +57,7 @@ _HOME = {
     "evaluate": "evaluate",
     "evidence": "evidence",
     "explore": "explore",
+    "invert": "inversion",
     "ClosedFormModel": "model",
     "GradientModel": "model",
     "Model": "model",

@@ -48,6 +48,14 @@ class Features:
         """
         return x if self.as_they_are else self.encode(x)
 
+    def squash(self, y: Float[Tensor, "B *features"]) -> Float[Tensor, "B *features"]:
+        """A network's output in the range of the features of records: reals as they are, categories by softmax, all else by tanh."""
+        shared = self.spec.support
+        if shared is not None and shared.name != "categories":
+            return y if shared.name == "real" else y.tanh()
+        parts = {"real": lambda t: t, "categories": lambda t: 2 * t.softmax(1) - 1}
+        return torch.cat([parts.get(s.name, torch.tanh)(y[:, at]) for _, s, at in self.blocks], 1)
+
     def decode(self, features: Float[Tensor, "B *features"]) -> Float[Tensor, "B *shape"]:
         """The record nearest to each feature vector: levels are rounded, categories take the largest entry."""
         shared = self.spec.support
