@@ -127,6 +127,8 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--activation", default="silu")
+    parser.add_argument("--weight-decay", type=float, default=0.1, help="of AdamW; without it the training error goes on alone")
+    parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of training; errors are measured in single precision")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/hinton-salakhutdinov"))
@@ -135,6 +137,7 @@ if __name__ == "__main__":
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     settings = {"lr": given.lr, "batch_size": given.batch, "activation": given.activation, "precision": given.precision}
+    settings |= {"optimizer": "adamw", "weight_decay": given.weight_decay, "ema": given.ema}
     with Result("hinton_salakhutdinov", settings={**settings, "minutes": given.minutes, "hidden": HIDDEN}, seeds=[0]) as result:
         result.folder = given.results
         mnist = pf.load_data("mnist")
