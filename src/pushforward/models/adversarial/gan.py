@@ -133,8 +133,8 @@ class GAN(GradientModel):
     unsupported = {
         "log_prob": "a GAN defines no density. Compare samples with evaluate(), score it under an observation noise with evidence(), "
         "or fit a vae or a realnvp.",
-        "encode": "a GAN learns no map from records to codes. Search for them with pushforward.invert(gan, records), train an encoder beside "
-        "it with InvertedGAN(gan=gan).fit(data), or fit a bigan, or fit a vae or a realnvp.",
+        "encode": "a GAN learns no map from records to codes. Search for them with pushforward.invert(gan, records), train an encoder "
+        "with InvertedGAN(gan=gan).fit(data), or fit a bigan, or fit a vae or a realnvp.",
         "posterior": "a GAN learns no posterior over codes. Fit a vae.",
         "likelihood": "its generator is deterministic, so p(x | z) is a point mass. Use decode(z), or fit a vae.",
     }
