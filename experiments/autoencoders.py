@@ -149,6 +149,7 @@ def swiss_roll(row: Row) -> None:
         axis.plot_wireframe(*np.moveaxis(s, 2, 0), rcount=30, ccount=30, color="0.35", lw=0.4)
         axis.set_title(title, fontsize=10)
         axis.view_init(elev=12, azim=-78)
+        axis.set_box_aspect(None, zoom=1.35)
         axis.set(xticks=[], yticks=[], zticks=[])
     axis = figure.add_subplot(1, 3, 3)
     axis.scatter(*model.encode(test).T, s=5, c=held[:, 0], cmap="viridis")

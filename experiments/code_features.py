@@ -27,7 +27,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "denoising autoencoder": ("autoencoder", {**NET, "noise": 0.3}),
     "VAE": ("vae", NET),
     "adversarial autoencoder": ("aae", NET),
-    "categorical VAE": ("categorical_vae", {k: v for k, v in NET.items() if k != "latent_dim"}),
+    "regularised autoencoder": ("autoencoder", {**NET, "code_penalty": 1e-2, "decoder_decay": 1e-4}),
 }
 
 

@@ -88,7 +88,7 @@ if __name__ == "__main__":
             model.fit(data, steps=max(1, round(steps * given.size)), seed=given.seed, schedule="cosine", progress=False, alarms=False)
             sets |= shown(model, name, given.samples, given.seed, data)
             if model.supports("log_prob"):
-                bits = bits_per_dim(model.log_prob(reference, seed=0).double(), data.spec.dim)
+                bits = bits_per_dim(model.log_prob(data.test[: given.samples], seed=0).double(), data.spec.dim)
                 likelihoods[name] = model.density, float(bits.mean())
                 about: dict[str, Any] = {"stderr": standard_error(bits), "unit": "bits/dim", "kind": model.density}
                 result.add(f"{name}: held-out likelihood", float(bits.mean()), **about)
