@@ -17,6 +17,7 @@ from pushforward.model import Batch, GradientModel, Loss, Objective
 from pushforward.objective import Observer
 from pushforward.rng import Rng
 from pushforward.store import Run
+from pushforward.train import Loop
 
 QUIET = {"progress": False, "batch_size": 64}
 
@@ -74,6 +75,30 @@ def test_mode_collapse(blobs: Data) -> None:
     found = puppet(blobs, "one side")
     assert kinds(found) == ["mode collapse"]
     assert "regions of the data, which hold 6" in found[0].says  # five of eight groups are missed: 62 %, and cells cut across none
+
+
+def test_a_collapse_is_said_within_200_rounds(blobs: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its share of the time allows a look each hundred rounds: the one after a finding comes at once, whatever it costs."""
+    from pushforward.alarms import looks
+
+    seen = list[int]()
+    look = looks.Looks.look
+    monkeypatch.setattr(looks.Looks, "look", lambda self, loop, last=False: (seen.append(loop.step), look(self, loop, last))[1])
+    monkeypatch.setattr(looks.Looks, "affordable", lambda self, loop, last=False: last or loop.step % 300 == 0)
+
+    class Late(Observer):
+        """A second's worth of time has passed, and from round 450 on the samples are of one side."""
+
+        def on_step(self, loop: Loop) -> None:
+            loop.seconds = max(loop.seconds, 3.0)
+            loop.model.draw = "one side" if loop.step >= 450 else ""
+
+    model = Puppet()
+    model.draw, model.records = "", blobs.train.tensor()
+    model.fit(blobs, steps=1000, lr=0.05, observers=[Late()], **QUIET)
+    # Affordable at 300, 600 and 900; what 600 sees is looked at again at the next line of the history, 50 rounds on.
+    assert seen == [300, 600, 650, 900, 1000]
+    assert [a.kind for a in model.alarms] == ["mode collapse"]
 
 
 def test_duplicates(blobs: Data) -> None:

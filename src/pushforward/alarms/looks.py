@@ -61,7 +61,7 @@ class Looks:
 
     def due(self, loop: "Loop") -> bool:
         """Whether it is time: as often as the share of the time allows, none in the first seconds."""
-        if loop.seconds < 2:
+        if loop.seconds < 2 or loop.step == self.done_at:  # losses and validation write a line each
             return False
         return self.suspects or (loop.step >= self.done_at + APART and self.affordable(loop))
 
