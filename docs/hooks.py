@@ -28,6 +28,8 @@ def on_config(config: Any) -> Any:
         {"Your own data": "data.md"},
         {"Comparing": "comparing.md"},
         {"Looking inside": "exploring.md"},
+        {"Translating": "translating.md"},
+        {"The theory of games": "game-theory.md"},
         {"The lectures' latent models": "lectures.md"},
         {"Trusting a number": [{"How": "trusting.md"}, {"Every figure": "figures.md"}]},
         {"Models": [{"All": "models/index.md"}, *({name: f"models/{name}.md"} for name in catalog())]},

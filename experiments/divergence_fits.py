@@ -120,7 +120,7 @@ def plane_picture(path: Path, p: Isotropic, fits: dict[str, Isotropic]) -> None:
 
     grid = Grid.box((-4.2, -4.2), (4.6, 4.6), 201)
     a, b = grid.axes
-    figure = Figure(figsize=(3 * (1 + len(fits)), 3.4), layout="constrained")
+    figure = Figure(figsize=(3 * (1 + len(fits)), 3.9), layout="constrained")
     axes = figure.subplots(1, 1 + len(fits), sharex=True, sharey=True)
     for axis, (name, q) in zip(axes, {"target p": None, **fits}.items(), strict=True):
         axis.contourf(a, b, p.log_prob(grid.points).exp().reshape(len(a), -1).T, levels=12, cmap="Greys")
@@ -167,7 +167,7 @@ def capacity_picture(path: Path, curves: dict[str, tuple[Tensor, list[dict[str, 
                 label = {"forward": "least KL(p, q)", "reverse": "least KL(q, p)"}[which]
                 style = "-" if which == "forward" else "--"
                 axis.plot(x, rows[at][which].mixture.log_prob(x[:, None]).exp(), style, color=colour, lw=1.8, label=label)
-            axis.set(title=f"{name}, K = {rows[at]['K']}", xlabel="x", ylim=(0, 1.6 * float(density.max())))
+            axis.set(title=f"{name}, K = {rows[at]['K']}", xlabel="x", ylim=(0, 1.9 * float(density.max())))
         row[0].legend(frameon=False, fontsize=8)
         row[0].set_ylabel("density")
         K = [r["K"] for r in rows]
@@ -176,7 +176,7 @@ def capacity_picture(path: Path, curves: dict[str, tuple[Tensor, list[dict[str, 
             ("quality", "KL(q, p) lost by the forward fit", COLOURS["KL(p, q)"]),
         ):
             row[3].semilogy(K, [max(r[key], 1e-12) for r in rows], "o-", color=colour, label=label)
-        row[3].set(xlabel="components K of q", ylabel="nats", title="what each loses in the other's", xticks=K)
+        row[3].set(xlabel="components K of q", ylabel="nats", title="what each loses in the other's (at least 1e-12)", xticks=K)
         row[3].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
 
