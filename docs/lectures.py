@@ -220,5 +220,7 @@ def _figures(row: Shown, known: dict[str, dict]) -> str:
     if row.results not in known:
         return f"`results/{row.results}.json`, not run yet"
     aimed = [f for f in known[row.results]["figures"] if f["name"].startswith(row.figure)] if row.figure else []
+    if row.figure and not aimed:
+        return f"`results/{row.results}.json`, not run yet"
     says = [f"{f['name']}: {tables.number(f['value'], f.get('stderr'))} {f.get('unit') or ''}".strip() for f in aimed[:2]]
     return "; ".join([*says, f"`results/{row.results}.json`"]).replace("|", "\\|")

@@ -140,8 +140,8 @@ def variance(row: Row) -> None:
         noise = torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(row.seed))
         mean, sigma = decoded(model, q.mean + q.stddev * noise)
         r = ((held - mean) / sigma).numpy()
-        residuals[kind] = r
         name = {"gaussian": "learned variance", "gaussian-shared": "one shared variance", "gaussian-unit": "variance 1"}[kind]
+        residuals[name] = r
         target = {"gaussian": (0.9, 1.1)}.get(kind)
         holds = None if target is None else target[0] <= float(r.std()) <= target[1]
         row.add(f"{name}: sd of held-out (x - mean) / sd", float(r.std()), target=target and "0.9 to 1.1", holds=holds, kind="measured")
@@ -162,8 +162,8 @@ def variance(row: Row) -> None:
     row.add("largest finite gradient without a floor, over that with it", max(traces[1e-30][1]) / max(traces[0.01][1]), target="> 10")
     figure = Figure(figsize=(13, 4), layout="constrained")
     a, b, c = figure.subplots(1, 3)
-    for kind, r in residuals.items():
-        a.hist(r.ravel(), bins=np.linspace(-4, 4, 61), density=True, histtype="step", lw=1.5, label=kind)
+    for name, r in residuals.items():
+        a.hist(r.ravel(), bins=np.linspace(-4, 4, 61), density=True, histtype="step", lw=1.5, label=name)
     u = np.linspace(-4, 4, 200)
     a.plot(u, np.exp(-u * u / 2) / math.sqrt(2 * math.pi), "k--", lw=1, label="N(0, 1)")
     a.set(title="held-out (x - mean) / sd", ylim=(0, 1.2))
@@ -171,6 +171,8 @@ def variance(row: Row) -> None:
     b.scatter(true, spread, s=5)
     b.plot([0.02, 0.3], [0.02, 0.3], "k--", lw=1)
     b.set(title="learned sd beside the true one", xlabel="true", ylabel="learned", xscale="log", yscale="log")
+    b.set(xticks=[0.02, 0.05, 0.1, 0.3], xticklabels=["0.02", "0.05", "0.1", "0.3"])
+    b.minorticks_off()
     for floor, (_, sizes) in traces.items():
         c.plot(sizes, lw=0.8, label=f"floor {floor:g}" if floor > 1e-9 else "no floor")
     c.set(title="half of the records equal: gradient's norm", xlabel="step", yscale="log")

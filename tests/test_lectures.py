@@ -41,6 +41,8 @@ def test_the_page_quotes_figures_of_results_alone(tmp_path: Path, monkeypatch: p
         path = ROOT / "results" / f"{row.results}.json"
         if row.figure and path.exists():
             names = [f["name"] for f in json.loads(path.read_text())["figures"]]
+            if "--only" in row.command and row.figure.partition(": ")[0] not in {name.partition(": ")[0] for name in names}:
+                continue  # a script of several parts, of which this one has not been run
             assert any(name.startswith(row.figure) for name in names), f"{row.results} has no figure {row.figure!r}"
     monkeypatch.setattr(lectures.tables, "RESULTS", tmp_path)
     assert not re.search(r"\d ±", lectures.page())
