@@ -89,20 +89,18 @@ def by_hand(name: str, x: Tensor, epochs: int) -> None:
         critic = nn.Sequential(nn.Linear(CODE, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, 1))
         judge, generator = adam(critic), adam(encoder)
         players = [(optimizer, (encoder, decoder)), (judge, (critic,)), (generator, (encoder,))]
-        source = batches(x, epochs)
-        # Each player sees a batch of its own, so an epoch is a third as many rounds.
-        for u, v, w in zip(source, source, source):
+        # All three look at one batch, and the critic at the codes of the reconstruction.
+        for u in batches(x, epochs):
             for i, (own, nets) in enumerate(players):
                 for net in (encoder, decoder, critic):
                     net.requires_grad_(net in nets)
                 if i == 0:
-                    loss = F.binary_cross_entropy_with_logits(decoder(encoder(u)), u, reduction="none").sum(1).mean()
+                    z = encoder(u)
+                    loss, codes = F.binary_cross_entropy_with_logits(decoder(z), u, reduction="none").sum(1).mean(), z.detach()
                 elif i == 1:
-                    with torch.no_grad():
-                        codes = encoder(v)
                     loss = (F.softplus(-critic(torch.randn_like(codes))) + F.softplus(critic(codes))).mean()
                 else:
-                    loss = F.softplus(-critic(encoder(w))).mean()
+                    loss = F.softplus(-critic(encoder(u))).mean()
                 step(loss, own)
 
 
@@ -122,8 +120,9 @@ def without_engine(name: str, settings: dict[str, Any], data: pf.Data, epochs: i
     players = [o.parameters() for o in objectives]
     optimizers = [torch.optim.Adam(p, lr=1e-3, fused=True) for p in players]
     rng, records = Rng.seeded(0), len(data.train)
-    rounds = epochs * (records // (BATCH * sum(o.steps for o in objectives)))
+    rounds = epochs * (records // (BATCH * sum(o.steps for o in objectives if o.fresh)))
     order, at = torch.randperm(records), 0
+    batch: Any = None
     for done in range(rounds):
         for objective, own, optimizer in zip(objectives, players, optimizers):
             if len(objectives) > 1:
@@ -132,12 +131,13 @@ def without_engine(name: str, settings: dict[str, Any], data: pf.Data, epochs: i
                 for p in own:
                     p.requires_grad_(True)
             for _ in range(objective.steps):
-                if at + BATCH > records:
-                    order, at = torch.randperm(records), 0
-                index = order[at : at + BATCH]
-                at += BATCH
-                x, _ = data.train.batch(index, rng)
-                step(objective.loss(Batch(x, None, index, rng, done, done / rounds)).per_record.mean(), optimizer)
+                if objective.fresh:
+                    if at + BATCH > records:
+                        order, at = torch.randperm(records), 0
+                    index = order[at : at + BATCH]
+                    at += BATCH
+                    batch = Batch(data.train.batch(index, rng)[0], None, index, rng, done, done / rounds)
+                step(objective.loss(batch).per_record.mean(), optimizer)
 
 
 def through_fit(name: str, settings: dict[str, Any], data: pf.Data, epochs: int) -> None:
@@ -254,13 +254,7 @@ if __name__ == "__main__":
             timed: dict[str, Work] = {f"{k}, {e} epochs": partial(w, e) for k, w in works.items() for e in (SHORT, LONG)}
             found = interleave(timed, floor=f"fit, {SHORT} epochs", repeats=given.repeats, unit="call")
             # The slope between a short and a long call is the cost of an epoch: set-up falls out.
-            slope = {
-                k: [
-                    (long - short) / (3 if (k, name) == ("pythae", "aae") else 1)  # its epoch has three times as many rounds
-                    for short, long in zip(found[f"{k}, {SHORT} epochs"]["times"], found[f"{k}, {LONG} epochs"]["times"], strict=True)
-                ]
-                for k in works
-            }
+            slope = {k: [b - a for a, b in zip(*(found[f"{k}, {e} epochs"]["times"] for e in (SHORT, LONG)), strict=True)] for k in works}
             for k, values in slope.items():
                 result.add(f"{name}: {k}", 1e3 * statistics.median(values) / (LONG - SHORT), unit="ms an epoch", kind="median slope")
             for k in slope.keys() - {"fit", "pythae"}:

@@ -1,25 +1,27 @@
 r"""The adversarial autoencoder (Makhzani et al. 2015): an autoencoder whose codes a critic holds to a prior.
 
 An encoder q(z | x) and a decoder p(x | z) reconstruct; a critic T, whose output is a logit, tells draws of the prior p(z) from codes, and
-the encoder learns to pass its codes off as draws. In each round, on batches of their own,
+the encoder learns to pass its codes off as draws. In each round, on one batch,
 
     reconstruction   min over encoder, decoder   -log p(x | z),  z ~ q(z | x)
     critic           min over critic             softplus(-T(z')) + softplus(T(z)),  z' ~ p(z),  z ~ q(z | x)
     encoder          min over encoder            softplus(-T(z))
 
 The best critic is T*(z) = log p(z) - log q(z) with q(z) = E_x q(z | x), the codes' own distribution, where its loss is
-log 4 - 2 JSD(p, q): log 4 if and only if the codes follow the prior. No density of z is asked for but a way to draw from it.
+log 4 - 2 JSD(p, q): log 4 if and only if the codes follow the prior. No density of z is asked for but a way to draw from it. It is
+the non-saturating game of `games` with codes for samples. The critic is shown the codes that the reconstruction was made from, so that
+the encoder runs twice a round, not three times.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import pad
 
 from ...ais import Joint, standard_normal
 from ...data import Data
@@ -27,6 +29,7 @@ from ...data.features import Features
 from ...data.spec import DataSpec
 from ...decoders import Decoder
 from ...errors import ConfigError
+from ...games import Game
 from ...known import Known
 from ...model import Batch, GradientModel, Objective
 from ...nn import MLP, encoder_for
@@ -34,7 +37,10 @@ from ...rng import Rng
 from ...train import Loss, Training
 from .labels import Labelled, count_classes
 
-__all__ = ["AdversarialAutoencoder", "RadialMixture"]
+__all__ = ["GAME", "AdversarialAutoencoder", "LastCodes", "RadialMixture"]
+
+GAME = Game("non-saturating")
+"""The game of codes against draws of the prior."""
 
 
 class RadialMixture:
@@ -81,9 +87,26 @@ class RadialMixture:
         return self.log_components(z).logsumexp(1) - math.log(self.components)
 
 
-def critic_loss(prior: Tensor, codes: Tensor) -> Tensor:
-    """What a critic minimises, from its logits on draws of the prior and on codes, (B,)."""
-    return softplus(-prior) + softplus(codes)
+class LastCodes:
+    """The codes that one objective leaves to the next that looks at the same batch, cut from the encoder's gradient.
+
+    Batches are told apart by the tensor of their positions: no batch, and no generator, is held on to.
+    """
+
+    def __init__(self) -> None:
+        self._index: Tensor | None = None
+        self._codes: tuple[Tensor, ...] = ()
+
+    def leave(self, batch: Batch, *codes: Tensor) -> None:
+        """Keep the codes of the batch in place of those of the one before."""
+        self._index, self._codes = batch.index, tuple(z.detach() for z in codes)
+
+    def take(self, batch: Batch, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Those left for this batch, else what `compute` gives without gradient."""
+        if self._index is batch.index:
+            return self._codes
+        with torch.no_grad():
+            return compute()
 
 
 class AdversarialAutoencoder(GradientModel):
@@ -156,6 +179,7 @@ class AdversarialAutoencoder(GradientModel):
         self.hidden, self.critic_hidden, self.network, self.activation = hidden, critic_hidden, network, activation
         self.likelihood_ = likelihood
         self._seen: Labelled | None = None
+        self._last = LastCodes()
 
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
@@ -221,12 +245,13 @@ class AdversarialAutoencoder(GradientModel):
     def _objectives(self) -> tuple[Objective, ...]:
         return (
             Objective("reconstruction", (self.encoder, self.p_x), self._reconstruction_loss, validate=False),
-            Objective("critic", (self.critic_net,), self._critic_loss, validate=False),
-            Objective("encoder", (self.encoder,), self._encoder_loss, validate=False),
+            Objective("critic", (self.critic_net,), self._critic_loss, validate=False, fresh=False),
+            Objective("encoder", (self.encoder,), self._encoder_loss, validate=False, fresh=False),
         )
 
     def _reconstruction_loss(self, batch: Batch) -> Loss:
         z = self._code(batch.x, batch.rng)
+        self._last.leave(batch, z)
         loss = -self.p_x.log_prob(self.p_x(z, batch.c), batch.x)
         return Loss(loss, {"reconstruction": loss.detach()})
 
@@ -243,17 +268,20 @@ class AdversarialAutoencoder(GradientModel):
     def _critic_loss(self, batch: Batch) -> Loss:
         losses, real, fake = [], [], []
         for x, y in self._views(batch):
-            with torch.no_grad():
-                z = self._code(x, batch.rng)
+            if x is batch.x:
+                (z,) = self._last.take(batch, lambda: (self._code(batch.x, batch.rng),))
+            else:
+                with torch.no_grad():
+                    z = self._code(x, batch.rng)
             real.append(self.critic(self.draw(len(x), batch.rng, y), y))
             fake.append(self.critic(z, y))
-            losses.append(critic_loss(real[-1], fake[-1]))
+            losses.append(GAME.critic(real[-1], fake[-1]))
         loss = torch.stack(losses).mean(0)
         terms = {"critic": loss, "D(real)": torch.cat(real).sigmoid(), "D(fake)": torch.cat(fake).sigmoid()}
         return Loss(loss, {k: v.detach() for k, v in terms.items()})
 
     def _encoder_loss(self, batch: Batch) -> Loss:
-        loss = torch.stack([softplus(-self.critic(self._code(x, batch.rng), y)) for x, y in self._views(batch)]).mean(0)
+        loss = torch.stack([GAME.rule.generator(self.critic(self._code(x, batch.rng), y)) for x, y in self._views(batch)]).mean(0)
         return Loss(loss, {"encoder": loss.detach()})
 
     # -- the verbs --------------------------------------------------------------------------------------------------------
@@ -288,7 +316,7 @@ def known_answers() -> Iterator[Known]:
     log_p, log_q = (torch.distributions.Normal(m, s).log_prob(t) for m, s in ((0.0, 1.0), (1.0, 0.5)))
     p, q, step = log_p.exp(), log_q.exp(), float(t[1] - t[0])
     best, sure = log_p - log_q, t.new_tensor(torch.inf)  # at +-infinity one player's term is 0: each expectation is its own integral
-    value = float((p * critic_loss(best, -sure) + q * critic_loss(sure, best)).sum() * step)
+    value = float((p * GAME.critic(best, -sure) + q * GAME.critic(sure, best)).sum() * step)
     m = (p + q) / 2
     jsd = -float((m * m.log()).sum() * step) - sum(math.log(s * math.sqrt(2 * math.pi * math.e)) for s in (1.0, 0.5)) / 2
     because = "the trapezoid rule on a smooth density that has vanished at both ends converges to rounding"

@@ -1,7 +1,7 @@
 r"""The semi-supervised adversarial autoencoder (Makhzani et al. 2015, section 5): a class and a style, each held to its prior by a critic.
 
-An encoder gives class probabilities y = softmax(.) and a style z; the decoder p(x | y, z) sees both. In each round, on batches of their
-own,
+An encoder gives class probabilities y = softmax(.) and a style z; the decoder p(x | y, z) sees both. In each round, on one batch (the
+critics on the codes that the reconstruction was made from),
 
     reconstruction   min over encoder, decoder   -log p(x | y, z)
     critics          min over both critics       softplus(-T_y(y')) + softplus(T_y(y)) + softplus(-T_z(z')) + softplus(T_z(z))
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.nn.functional import one_hot, softplus
+from torch.nn.functional import one_hot
 
 from ...ais import Joint, standard_normal
 from ...data import Data
@@ -30,7 +30,7 @@ from ...model import Batch, GradientModel, Objective
 from ...nn import MLP, encoder_for
 from ...rng import Rng
 from ...train import Loss, Training
-from .adversarial_autoencoder import critic_loss
+from .adversarial_autoencoder import GAME, LastCodes
 from .labels import Classifies, Labelled, count_classes
 
 __all__ = ["SemiSupervisedAAE"]
@@ -99,6 +99,7 @@ class SemiSupervisedAAE(Classifies, GradientModel):
         self.hidden, self.critic_hidden, self.input_noise = hidden, critic_hidden, input_noise
         self.network, self.activation, self.likelihood_ = network, activation, likelihood
         self._seen: Labelled | None = None
+        self._last = LastCodes()
 
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
@@ -137,29 +138,29 @@ class SemiSupervisedAAE(Classifies, GradientModel):
         both = (self.critic_y, self.critic_z)
         players = [
             Objective("reconstruction", (self.encoder, self.p_x), self._reconstruction_loss, validate=False),
-            Objective("critics", both, self._critic_loss, validate=False),
-            Objective("encoder", (self.encoder,), self._encoder_loss, validate=False),
+            Objective("critics", both, self._critic_loss, validate=False, fresh=False),
+            Objective("encoder", (self.encoder,), self._encoder_loss, validate=False, fresh=False),
         ]
         if self._seen is not None:
-            players.append(Objective("classifier", (self.encoder,), self._classifier_loss, validate=False))
+            players.append(Objective("classifier", (self.encoder,), self._classifier_loss, validate=False, fresh=False))
         return tuple(players)
 
     def _reconstruction_loss(self, batch: Batch) -> Loss:
         logits, z = self._heads(batch.x, batch.rng)
+        self._last.leave(batch, logits, z)
         loss = -self.p_x.log_prob(self.p_x(z, logits.softmax(1)), batch.x)
         return Loss(loss, {"reconstruction": loss.detach()})
 
     def _critic_loss(self, batch: Batch) -> Loss:
-        with torch.no_grad():
-            logits, z = self._heads(batch.x, batch.rng)
+        logits, z = self._last.take(batch, lambda: self._heads(batch.x, batch.rng))
         y = one_hot(batch.rng.randint(self._C, len(z)), self._C).to(z.dtype)
         pairs = ((self.critic_y, y, logits.softmax(1)), (self.critic_z, batch.rng.randn(*z.shape), z))
-        loss = torch.stack([critic_loss(net(real).squeeze(1), net(fake).squeeze(1)) for net, real, fake in pairs]).sum(0)
+        loss = torch.stack([GAME.critic(net(real).squeeze(1), net(fake).squeeze(1)) for net, real, fake in pairs]).sum(0)
         return Loss(loss, {"critic": loss.detach()})
 
     def _encoder_loss(self, batch: Batch) -> Loss:
         logits, z = self._heads(batch.x, batch.rng)
-        loss = softplus(-self.critic_y(logits.softmax(1))).squeeze(1) + softplus(-self.critic_z(z)).squeeze(1)
+        loss = GAME.rule.generator(self.critic_y(logits.softmax(1))).squeeze(1) + GAME.rule.generator(self.critic_z(z)).squeeze(1)
         return Loss(loss, {"encoder": loss.detach()})
 
     def _classifier_loss(self, batch: Batch) -> Loss:
