@@ -4,14 +4,10 @@ import math
 
 import pytest
 import torch
+from toys import randn
 
 from pushforward import metrics
 from pushforward.errors import DataError
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
 
 # -- likelihood -----------------------------------------------------------------------------------------------------
 

@@ -1,14 +1,24 @@
-"""The smallest models that keep the contract, for tests of the machinery around models."""
+"""The smallest models that keep the contract, for tests of the machinery around models, and the numbers that many tests are made of."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-from pushforward.data.spec import DataSpec
+from pushforward.data.spec import BINARY, REAL, UNIT, DataSpec, categories, levels
 from pushforward.model import Batch, GradientModel, Loss, Objective
 from pushforward.objective import Training
 from pushforward.rng import Rng
+
+LIKE = torch.zeros((), dtype=torch.float64)
+"""What an `Rng` is to be like for double precision."""
+MIXED = DataSpec("table", (6,), (REAL, categories(3), BINARY, levels(4), UNIT, REAL))
+"""A column of every support."""
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers in double precision."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Gauss(GradientModel):

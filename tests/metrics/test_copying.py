@@ -5,13 +5,10 @@ import math
 import pytest
 import torch
 from scipy import stats
+from toys import randn
 
 from pushforward import metrics
 from pushforward.errors import DataError
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def three(seed: int, n: int = 300, l: int = 600, d: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -5,15 +5,12 @@ import sys
 
 import pytest
 import torch
+from toys import randn
 
 from pushforward.errors import DataError
 from pushforward.metrics import frechet_between, frechet_distance, moments
 
 EPS = torch.finfo(torch.float64).eps
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def positive(d: int, rank: int, seed: int = 0) -> torch.Tensor:

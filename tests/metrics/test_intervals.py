@@ -6,16 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from scipy import stats
+from toys import randn
 
 from pushforward import metrics
 from pushforward.errors import ConfigError, DataError
 from pushforward.metrics import Estimate
 from pushforward.metrics.intervals import distance_estimate, group_labels, jackknife_distance, root_estimate
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
 
 # -- means and shares -----------------------------------------------------------------------------------------------
 

@@ -5,16 +5,13 @@ import math
 
 import pytest
 import torch
+from toys import randn
 
 from pushforward import metrics
 from pushforward.errors import ConfigError, DataError
 from pushforward.metrics import blocks
 from pushforward.metrics.intervals import distance_estimate
 from pushforward.metrics.kernels import _between, _within
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def by_enumeration(x: torch.Tensor, y: torch.Tensor, k) -> float:

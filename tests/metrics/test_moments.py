@@ -8,14 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys import randn
 
 from pushforward.errors import DataError
 from pushforward.metrics import Moments, moments, reduce_moments
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
 
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
 """Sums of a few hundred terms of order 1 in float64: at most 1e3 * 2.2e-16 of the largest partial sum."""

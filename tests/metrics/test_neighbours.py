@@ -5,13 +5,10 @@ import sys
 
 import pytest
 import torch
+from toys import randn
 
 from pushforward.errors import DataError
 from pushforward.metrics import Manifold, expected_coverage, neighbourhoods, precision_recall_density_coverage
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def by_definition(real: torch.Tensor, fake: torch.Tensor, k: int) -> tuple[torch.Tensor, ...]:

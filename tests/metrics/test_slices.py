@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
+from toys import randn
 
 from pushforward.errors import DataError
 from pushforward.metrics import sliced_wasserstein
 from pushforward.metrics.slices import GROUPS, _parity
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_shift_of_one_set():

@@ -2,13 +2,10 @@
 
 import pytest
 import torch
+from toys import randn
 
 from pushforward.errors import DataError
 from pushforward.metrics import classifier_two_sample
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_equal_sets_score_one_half_within_the_interval():

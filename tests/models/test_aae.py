@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from toys import LIKE
 
 import pushforward as pf
 from pushforward.data import load_data
@@ -17,7 +18,6 @@ from pushforward.rng import Rng
 from pushforward.train import Batch
 
 POINTS = DataSpec("points", (3,))
-LIKE = torch.zeros((), dtype=torch.float64)
 QUIET = {"progress": False, "alarms": False}
 
 

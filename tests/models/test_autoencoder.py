@@ -8,9 +8,10 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
+from toys import MIXED
 
 import pushforward as pf
-from pushforward.data.spec import BINARY, REAL, UNIT, DataSpec, categories, levels
+from pushforward.data.spec import BINARY, UNIT, DataSpec, categories, levels
 from pushforward.errors import ConfigError, Unsupported
 from pushforward.models import create
 from pushforward.models.latent.autoencoder import Autoencoder, exact_norm, known_answers
@@ -18,7 +19,6 @@ from pushforward.models.latent.latent_prior import LatentPrior
 from pushforward.objective import Batch
 from pushforward.rng import Rng
 
-MIXED = DataSpec("table", (6,), (REAL, categories(3), BINARY, levels(4), UNIT, REAL))
 SPECS = {
     "points": DataSpec("points", (3,)),
     "mixed": MIXED,

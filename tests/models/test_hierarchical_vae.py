@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
+from toys import MIXED
 
-from pushforward.data.spec import BINARY, REAL, UNIT, DataSpec, categories, levels
+from pushforward.data.spec import BINARY, DataSpec, levels
 from pushforward.errors import ConfigError, DataError, Unsupported
 from pushforward.models.latent.hierarchical_vae import HierarchicalVAE, known_answers, linear_ladder
 from pushforward.nn.ladder import scales_of
@@ -14,7 +15,6 @@ from pushforward.objective import Batch
 from pushforward.rng import Rng
 
 POINTS = DataSpec("points", (3,))
-MIXED = DataSpec("table", (6,), (REAL, categories(3), BINARY, levels(4), UNIT, REAL))
 DIGITS = DataSpec("image", (1, 20, 18), (BINARY,))
 SPECS = {
     "points": POINTS,

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from toys import MIXED
 
 from pushforward.data.spec import BINARY, REAL, UNIT, DataSpec, categories, levels
 from pushforward.errors import ConfigError, DataError
@@ -16,7 +17,6 @@ from pushforward.objective import Batch, Loss, Objective
 from pushforward.rng import Rng
 
 POINTS = DataSpec("points", (3,))
-MIXED = DataSpec("table", (6,), (REAL, categories(3), BINARY, levels(4), UNIT, REAL))
 IMAGE = DataSpec("image", (1, 5, 4), (BINARY,))
 SPECS = {
     "points": POINTS,
