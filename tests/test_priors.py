@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
+from toys import LIKE
 
 from pushforward.errors import ConfigError
 from pushforward.posteriors import posterior_for
 from pushforward.priors import Aggregate, MixturePrior, StandardNormal, VampPrior, known_answers
 from pushforward.rng import Rng
-
-LIKE = torch.zeros((), dtype=torch.float64)
 
 
 def test_known_answers():
@@ -60,3 +59,11 @@ def test_pseudo_inputs_stay_in_the_support():
     assert float(u[0, 1].detach()) == pytest.approx(500)
     with pytest.raises(ConfigError, match="prior_components must be at least 1, got 0"):
         VampPrior(0, bounded, 0.0)
+
+
+def test_pseudo_inputs_carry_the_conditions_of_their_records():
+    prior = VampPrior(2, torch.tensor([False]), 0.0, condition_dim=2)
+    prior.start_at(torch.zeros(2, 1), torch.eye(2))
+    c = prior.inputs()[1]
+    assert c is not None
+    assert torch.equal(c, torch.eye(2))

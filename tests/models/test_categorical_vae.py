@@ -54,6 +54,45 @@ def test_the_importance_weighted_bound_rises_to_the_evidence():
     assert (evidence - means[2]).mean() < 0.2 * (evidence - means[0]).mean()
 
 
+class Fixed:
+    """A source of chosen codes."""
+
+    def __init__(self, z: torch.Tensor):
+        self.z = z
+
+    def categorical(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.z
+
+
+def test_weights_are_each_draws_own_under_any_prior_and_condition():
+    model = CategoricalVAE(**SMALL).build(DataSpec("points", (3,), condition_dim=2), seed=1).double().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    x, c = torch.randn(4, 3, generator=generator, dtype=torch.float64), torch.eye(2, dtype=torch.float64)[[0, 1, 1, 0]]
+    z = torch.randint(3, (4, 5, 2), generator=generator)
+    log_prior = lambda k, c: -k[:, 0] + 0.3 * k[:, 1] * c[:, 1]
+    rng: Any = Fixed(z)
+    found = model.importance_bound(x, c, rng, 5, log_prior)
+    for b in range(4):
+        x_b, c_b, log_w = x[b : b + 1], c[b : b + 1], []
+        for k in z[b][:, None].double():
+            log_q = model._posterior(x_b, c_b).log_prob(k)
+            log_w.append(model._likelihood(k, c_b).log_prob(x_b) + log_prior(k, c_b) - log_q)
+        assert float(found[b]) == pytest.approx(float(torch.cat(log_w).logsumexp(0) - math.log(5)), abs=1e-12)  # rounding
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "straight-through", "score", "exact"])
+def test_beta_weighs_the_kl_in_training_alone(kind):
+    model, x = build(gradient=kind, beta=0.3)
+    batch = lambda: Batch(x, None, torch.arange(5), Rng.seeded(1, x))
+    loss = model._loss(batch())
+    assert torch.allclose(loss.per_record, loss.terms["reconstruction"] + 0.3 * loss.terms["kl"], atol=1e-12)
+    with torch.no_grad():
+        judged = model._loss(batch())
+    assert torch.allclose(judged.per_record, judged.terms["reconstruction"] + judged.terms["kl"], atol=1e-12)
+    q = model._posterior(x, None).base_dist.probs
+    assert torch.allclose(judged.terms["kl"], (q * (3 * q).log()).sum((1, 2)), atol=1e-12)  # KL to the uniform, by its definition
+
+
 def test_score_gradients_average_to_the_exact_one():
     # Codes of probability 1e-5 would decide the mean without being drawn: the posterior stays near the uniform one.
     exact_model, x = build(1.0, gradient="exact")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from toys import LIKE
 
 from pushforward.data import load_data
 from pushforward.data.spec import DataSpec
@@ -16,7 +17,6 @@ from pushforward.objective import Batch
 from pushforward.rng import Rng
 from pushforward.testing import CHECKS
 
-LIKE = torch.zeros((), dtype=torch.float64)
 POINTS = DataSpec("points", (3,))
 
 
@@ -92,6 +92,28 @@ def test_the_surrogates_value_is_the_bound():
         found.append(model._objectives()[0].loss(Batch(x, None, torch.arange(5), Rng.seeded(2, x))).per_record)
     assert torch.allclose(found[0], found[1], rtol=1e-12)
     assert torch.allclose(found[0], found[2], rtol=1e-12)
+
+
+@pytest.mark.parametrize("gradient", ["score", "doubly"])
+def test_the_terms_of_one_draw_add_up_to_the_bound(gradient):
+    model = VAE(latent_dim=2, hidden=(4,), gradient=gradient).build(POINTS).double()
+    x = Rng.seeded(1, LIKE).randn(5, 3)
+    loss = model._objectives()[0].loss(Batch(x, None, torch.arange(5), Rng.seeded(2, x)))
+    assert torch.allclose(loss.per_record, loss.terms["reconstruction"] + loss.terms["kl"], rtol=1e-12)
+
+
+def test_weights_are_each_draws_own_under_any_prior_and_condition():
+    model = VAE(latent_dim=2, hidden=(4,)).build(DataSpec("points", (3,), condition_dim=2)).double().requires_grad_(False)
+    rng = Rng.seeded(1, LIKE)
+    x, c = rng.randn(4, 3), torch.eye(2, dtype=torch.float64)[[0, 1, 1, 0]]
+    log_prior = lambda z, c: -z[:, 0].square() + 0.3 * z[:, 1] * c[:, 1]
+    found = model.importance_bound(x, c, Rng.seeded(2, x), 5, log_prior)
+    z = model.q_z.draw(model._params(x, c), 5, Rng.seeded(2, x)).z
+    for b in range(4):
+        x_b, c_b, log_w = x[b : b + 1], c[b : b + 1], []
+        for k in z[b][:, None]:
+            log_w.append(model._likelihood(k, c_b).log_prob(x_b) + log_prior(k, c_b) - model._posterior(x_b, c_b).log_prob(k))
+        assert float(found[b]) == pytest.approx(float(torch.cat(log_w).logsumexp(0) - math.log(5)), abs=1e-12)  # rounding
 
 
 def test_without_reparametrisation_the_encoder_learns_nothing_from_the_reconstruction():

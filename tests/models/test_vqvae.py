@@ -96,6 +96,39 @@ def test_perplexity_counts_the_entries_in_use():
     assert float(book.perplexity()) == pytest.approx(2.0, rel=1e-6)
 
 
+def test_shares_of_use_start_as_k_means_counts_them():
+    book = Codebook(2, 1, 0.9, 0.0).double()
+    z = torch.tensor([0.0] * 30 + [1.0] * 10, dtype=torch.float64)[:, None]
+    starts = []
+    for seed in range(8):  # from two records of one place both entries stand there
+        book.start(z, torch.Generator().manual_seed(seed))
+        starts.append(sorted(book.usage.tolist()))
+    assert [0.25, 0.75] in starts
+
+
+def test_only_training_moves_the_codebook():
+    model = VQVAE(**SMALL).build(DataSpec("points", (4,)))
+    batch = Batch(gaussians(16, 4).float(), None, torch.arange(16), Rng.seeded(0))
+    for training, grad in ((True, False), (False, True), (False, False), (True, True)):
+        was = model.codebook.entries.clone()
+        model.train(training)
+        with torch.set_grad_enabled(grad):
+            model._loss(batch)
+        assert torch.equal(model.codebook.entries, was) == (not (training and grad))
+
+
+def test_the_bound_takes_each_records_own_codes_and_condition_to_the_prior():
+    model = VQVAE(**SMALL).build(DataSpec("points", (4,), condition_dim=2)).double().requires_grad_(False)
+    x, c = gaussians(70, 4), torch.eye(2, dtype=torch.float64)[torch.arange(70) % 2]  # more than one chunk
+    log_prior = lambda k, c: -k[:, 0] + 0.3 * k[:, 1] * c[:, 1]
+    found = model.importance_bound(x, c, Rng.seeded(0, x), 1, log_prior)
+    for b in (0, 1, 63, 64, 69):
+        x_b, c_b = x[b : b + 1], c[b : b + 1]
+        k = model._encode(x_b, c_b)
+        expected = model._likelihood(k, c_b).log_prob(x_b) + log_prior(k, c_b)
+        assert float(found[b]) == pytest.approx(float(expected), abs=1e-10)
+
+
 def test_it_starts_at_the_records():
     """Four tight clusters and four entries: k-means finds all of them from any start that has one record of each."""
     book = Codebook(4, 2, 0.9, 0.0).double()
