@@ -30,6 +30,7 @@ if __name__ == "__main__":
     parser.add_argument("--code-dim", type=int, default=16)
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--records", type=int, default=10_000, help="test records that are evaluated")
+    parser.add_argument("--precision", choices=["32", "bf16"], default="32", help="of training; bounds are computed in single precision")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default=None, help="folder for the pictures and the run")
@@ -38,6 +39,7 @@ if __name__ == "__main__":
     data = pf.load_data(given.data)
     config = {"codebook_size": given.codebook, "code_dim": given.code_dim, "channels": given.channels}
     training = {"minutes": given.minutes, "batch_size": 64, "lr": 2e-3, "schedule": "cosine", "seed": given.seed}
+    training["precision"] = given.precision
     name = "vqvae" if given.data == "mnist" else f"vqvae_{given.data}"
     with Result(name, settings={"data": given.data, **config, **training, "threads": given.threads}, seeds=[given.seed]) as result:
         out = None if given.out is None else Path(given.out)
