@@ -109,7 +109,7 @@ def strips(rows: Mapping[str, Any], each: int | None = None) -> Any:
 def sheet(axis: Any, x: Any, columns: int, title: str = "") -> None:
     """Draw images (n, 1, H, W) in [0, 1] as a square on an axis."""
     v = torch.as_tensor(x).double()
-    v = v.reshape(-1, columns, *v.shape[-2:])
+    v = v[: len(v) // columns * columns].reshape(-1, columns, *v.shape[-2:])
     axis.imshow(v.permute(0, 2, 1, 3).reshape(v.shape[0] * v.shape[2], -1), cmap="gray_r", vmin=0, vmax=1)
     axis.set_title(title, fontsize=10, loc="left")
     axis.set_axis_off()
