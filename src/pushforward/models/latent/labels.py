@@ -3,16 +3,20 @@
 Labels take no part in the records here: a model is given its batches without them, and looks up the few that it may see.
 """
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.nn.functional import one_hot
 
+from ...ais import Joint, standard_normal
 from ...data import Data, Schema
 from ...data.records import Records
 from ...data.spec import DataSpec
+from ...decoders import Decoder
 from ...errors import ConfigError, DataError
 from ...model import CHUNK, Batch, Model
 from ...rng import Rng
@@ -116,7 +120,23 @@ def count_classes(model: Model, spec: DataSpec, classes: int | None) -> int:
 
 
 class Classifies:
-    """The verbs of a model that names the class of a record; its hook is `_predict_proba(x)` -> (B, C)."""
+    """The verbs of a model of a class y ~ p(y), a style z ~ N(0, I) and a decoder p(x | y, z), which names the class of a record.
+
+    Its hooks are `_predict_proba(x)` -> (B, C) and `_log_p_y()` -> (C,). A code is (y, z) side by side, (B, C + d); of a model fitted
+    with a condition, whose class is given, z alone.
+    """
+
+    _C: int
+    latent_dim: int
+    p_x: Decoder
+
+    @abstractmethod
+    def _predict_proba(self, x: Tensor) -> Float[Tensor, "B C"]:
+        """q(y | x)."""
+
+    @abstractmethod
+    def _log_p_y(self) -> Float[Tensor, " C"]:
+        """log p(y) of every class."""
 
     def predict_proba(self, records: Any) -> Float[Tensor, "n C"]:
         """q(y | x), the probability of each class, (n, C), in the order of `model.schema.condition.classes`.
@@ -141,7 +161,42 @@ class Classifies:
         schema = getattr(self, "schema", None)
         return codes if schema is None or schema.condition is None else schema.condition.labels(codes)
 
-    def _labels(self, n: int, c: Tensor | None, label: Any, prior: Float[Tensor, " C"], rng: Rng) -> Float[Tensor, "n C"]:
+    # -- the hooks that a class and a style decide ------------------------------------------------------------------------
+
+    def _every_class(self, x: Tensor) -> Float[Tensor, "B C C"]:
+        """All one-hot labels beside each record."""
+        return torch.eye(self._C, dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
+
+    def _split(self, code: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(z, y) of a code."""
+        return (code, c) if c is not None else (code[:, self._C :], code[:, : self._C])
+
+    def _sample(self, n: int, c: Tensor | None, rng: Rng, *, mode: bool = False, label: Any = None) -> Tensor:
+        """Records of class `label` (all of that one; None draws classes from p(y)); with `mode` the most probable record at each code."""
+        y = self._labels(n, c, label, rng)
+        return self.p_x.emit(self.p_x(rng.randn(n, self.latent_dim), y), None if mode else rng)
+
+    def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
+        return self.p_x.emit(self.p_x(*self._split(z, c)), None)
+
+    def _likelihood(self, z: Tensor, c: Tensor | None) -> Distribution:
+        return self.p_x.distribution(self.p_x(*self._split(z, c)))
+
+    def _joint(self) -> Joint:
+        """p(z) and p(x | z) = sum_y p(y) p(x | y, z), the classes summed in full."""
+
+        def log_likelihood(x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
+            if c is not None:
+                return self.p_x.log_prob(self.p_x(z, c), x)
+            each = [self.p_x.log_prob(self.p_x(z, y), x) for y in self._every_class(x).unbind(1)]
+            return (torch.stack(each, 1) + self._log_p_y().to(x.dtype)).logsumexp(1)
+
+        def simulate(z: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
+            return self.p_x.emit(self.p_x(z, self._labels(len(z), c, None, rng)), rng)
+
+        return Joint(lambda n, c, rng: rng.randn(n, self.latent_dim), standard_normal, simulate, log_likelihood)
+
+    def _labels(self, n: int, c: Tensor | None, label: Any, rng: Rng) -> Float[Tensor, "n C"]:
         """One-hot labels of n records: the condition where there is one, else the label asked for, else draws from p(y)."""
         model: Any = self
         if c is not None:
@@ -149,13 +204,13 @@ class Classifies:
                 raise ConfigError("label= is for models fitted without a condition; this one takes condition=.")
             return c
         if label is None:
-            codes = rng.categorical(prior.log().to(rng.dtype).expand(n, -1))
-            return one_hot(codes, len(prior)).to(rng.dtype)
+            codes = rng.categorical(self._log_p_y().to(rng.dtype).expand(n, -1))
+            return one_hot(codes, self._C).to(rng.dtype)
         if model.schema is not None and model.schema.condition is not None:
             return model.schema.condition.encode(label, n).to(rng.device, rng.dtype)
-        if not isinstance(label, int) or not 0 <= label < len(prior):
-            raise DataError(f"label={label!r} is none of the {len(prior)} classes: give a number from 0 to {len(prior) - 1}.")
-        return one_hot(torch.full((n,), label, device=rng.device), len(prior)).to(rng.dtype)
+        if not isinstance(label, int) or not 0 <= label < self._C:
+            raise DataError(f"label={label!r} is none of the {self._C} classes: give a number from 0 to {self._C - 1}.")
+        return one_hot(torch.full((n,), label, device=rng.device), self._C).to(rng.dtype)
 
 
 def _any_condition(model: Model) -> Any:

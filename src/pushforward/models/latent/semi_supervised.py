@@ -22,10 +22,8 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.nn.functional import one_hot
 
-from ...ais import Joint, standard_normal
 from ...data import Data
 from ...data.features import Features
 from ...data.spec import DataSpec
@@ -167,8 +165,8 @@ class M2VAE(Classifies, GradientModel):
         x_y = x if Y == 1 else x.repeat_interleave(Y, 0)
         return -self.p_x.log_prob(params, x_y).view(B, Y), kl
 
-    def _every_class(self, x: Tensor) -> Float[Tensor, "B C C"]:
-        return torch.eye(self._C, dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
+    def _log_p_y(self) -> Tensor:
+        return self.log_prior
 
     # -- training ---------------------------------------------------------------------------------------------------------
 
@@ -236,11 +234,6 @@ class M2VAE(Classifies, GradientModel):
             total = torch.logaddexp(total, (log_x + log_ratio).logsumexp(1))
         return total - math.log(samples)
 
-    def _sample(self, n: int, c: Tensor | None, rng: Rng, *, mode: bool = False, label: Any = None) -> Tensor:
-        """Records of class `label` (all of that one; None draws classes from p(y)); with `mode` the most probable record at each code."""
-        y = self._labels(n, c, label, self.log_prior.exp(), rng)
-        return self.p_x.emit(self.p_x(rng.randn(n, self.latent_dim), y), None if mode else rng)
-
     def _predict_proba(self, x: Tensor) -> Tensor:
         return self.log_classes(x).exp()
 
@@ -248,30 +241,6 @@ class M2VAE(Classifies, GradientModel):
         y = one_hot(self.log_classes(x).argmax(1), self._C).to(x.dtype) if c is None else c
         mu = self.style(x, y[:, None])[0].squeeze(1)
         return mu if c is not None else torch.cat([y, mu], 1)
-
-    def _split(self, code: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(z, y) of a code."""
-        return (code, c) if c is not None else (code[:, self._C :], code[:, : self._C])
-
-    def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
-        return self.p_x.emit(self.p_x(*self._split(z, c)), None)
-
-    def _likelihood(self, z: Tensor, c: Tensor | None) -> Distribution:
-        return self.p_x.distribution(self.p_x(*self._split(z, c)))
-
-    def _joint(self) -> Joint:
-        """p(z) and p(x | z) = sum_y p(y) p(x | y, z), the classes summed in full."""
-
-        def log_likelihood(x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
-            if c is not None:
-                return self.p_x.log_prob(self.p_x(z, c), x)
-            each = [self.p_x.log_prob(self.p_x(z, y), x) for y in self._every_class(x).unbind(1)]
-            return (torch.stack(each, 1) + self.log_prior.to(x.dtype)).logsumexp(1)
-
-        def simulate(z: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
-            return self.p_x.emit(self.p_x(z, self._labels(len(z), c, None, self.log_prior.exp(), rng)), rng)
-
-        return Joint(lambda n, c, rng: rng.randn(n, self.latent_dim), standard_normal, simulate, log_likelihood)
 
 
 def known_answers() -> Iterator[Known]:

@@ -12,15 +12,14 @@ with y' a one-hot draw from the classes, all alike, and z' ~ N(0, I). The first 
 second keeps the class out of z. Without labels the classes are clusters (their section 6).
 """
 
+import math
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution
 from torch.nn.functional import one_hot
 
-from ...ais import Joint, standard_normal
 from ...data import Data
 from ...data.features import Features
 from ...data.spec import DataSpec
@@ -173,13 +172,9 @@ class SemiSupervisedAAE(Classifies, GradientModel):
 
     # -- the verbs --------------------------------------------------------------------------------------------------------
 
-    def _prior(self, like: Any) -> Tensor:
-        return like.new_full((self._C,), 1 / self._C)
-
-    def _sample(self, n: int, c: Tensor | None, rng: Rng, *, mode: bool = False, label: Any = None) -> Tensor:
-        """Records of class `label` (all of that one; None draws classes, all alike); with `mode` the most probable record at each code."""
-        y = self._labels(n, c, label, self._prior(self.critic_z.layers[0].weight), rng)
-        return self.p_x.emit(self.p_x(rng.randn(n, self.latent_dim), y), None if mode else rng)
+    def _log_p_y(self) -> Tensor:
+        weight: Any = self.critic_z.layers[0].weight
+        return weight.new_full((self._C,), -math.log(self._C))
 
     def _predict_proba(self, x: Tensor) -> Tensor:
         return self._heads(x)[0].softmax(1)
@@ -187,28 +182,3 @@ class SemiSupervisedAAE(Classifies, GradientModel):
     def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
         logits, z = self._heads(x)
         return z if c is not None else torch.cat([logits.softmax(1), z], 1)
-
-    def _split(self, code: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(z, y) of a code."""
-        return (code, c) if c is not None else (code[:, self._C :], code[:, : self._C])
-
-    def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
-        return self.p_x.emit(self.p_x(*self._split(z, c)), None)
-
-    def _likelihood(self, z: Tensor, c: Tensor | None) -> Distribution:
-        return self.p_x.distribution(self.p_x(*self._split(z, c)))
-
-    def _joint(self) -> Joint:
-        """p(z) and p(x | z) = (1/C) sum_y p(x | y, z), the classes summed in full."""
-
-        def log_likelihood(x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
-            if c is not None:
-                return self.p_x.log_prob(self.p_x(z, c), x)
-            eye = torch.eye(self._C, dtype=x.dtype, device=x.device)
-            each = [self.p_x.log_prob(self.p_x(z, y.expand(len(z), -1)), x) for y in eye]
-            return torch.stack(each, 1).logsumexp(1) + self._prior(x).log()[0]
-
-        def simulate(z: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
-            return self.p_x.emit(self.p_x(z, self._labels(len(z), c, None, self._prior(z), rng)), rng)
-
-        return Joint(lambda n, c, rng: rng.randn(n, self.latent_dim), standard_normal, simulate, log_likelihood)
