@@ -20,6 +20,7 @@ hook                               meaning
 `_likelihood(z, c)`                p(x | z), a distribution
 `_joint()`                         p(z | c) and p(x | z, c) as an `ais.Joint`, which gives `evidence`; with a keyword `noise` where p(x | z)
                                    needs an observation noise
+`code_spec`                        a `DataSpec` of the codes where they are no points of reals, such as symbols of a codebook (optional)
 =================================  ====================================================================
 
 In the hooks `x` is (B, *spec.shape) in the values of its support, `c` is the condition (B, spec.condition_dim) or None, and `rng` the only
@@ -256,6 +257,14 @@ class Model(nn.Module, ABC):
             return torch.cat([hook(x, c, rng, **options).cpu() for x, c in self._chunks(records, condition)]) + log_det
 
     # -- represent ----------------------------------------------------------------------------------------------------
+
+    @property
+    def code_spec(self) -> DataSpec | None:
+        """What the codes of a built model are where they are no points of reals, such as a grid of categories; None where they are.
+
+        Whoever models codes (`LatentPrior`) or walks between them (`explore`) asks for it. A flat code (n, d) holds its entries in order.
+        """
+        return None
 
     def encode(self, records: Any, *, condition: Any = None) -> Tensor:
         """Codes of the records, (n, d)."""

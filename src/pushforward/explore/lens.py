@@ -72,7 +72,7 @@ class Lens:
     def encode(self, records: Records) -> Tensor:
         """Codes (n, d) of records, under their own conditions. Raises `Unsupported` with the family's reason."""
         z = self.model.encode(records, condition=records.labels() if self.conditional else None)
-        symbols = getattr(self.model, "code_spec", None)
+        symbols = self.model.code_spec
         if not z.is_floating_point() or (symbols is not None and symbols.discrete):
             raise Unsupported(f"The codes of {self.name} are symbols of a codebook, and there is nothing between two symbols.")
         return z

@@ -8,7 +8,6 @@ VQ-VAE + PixelCNN (van den Oord et al. 2017).
 What an autoencoder may say of itself, beyond the verbs of the contract:
 
 =====================================  ===============================================================================================
-`code_spec`                            a `DataSpec` of its codes, such as a grid of categories; without it they are points of reals
 `importance_bound(x, c, rng, K, lp)`   a lower bound on log p(x | c) under any log-prior lp(z, c) of codes z (B, d)
 `emit(z, c, rng)`                      a draw from p(x | z, c); without it samples are decoded codes
 =====================================  ===============================================================================================
@@ -92,7 +91,7 @@ class LatentPrior(ClosedFormModel):
             if not autoencoder.supports(verb):
                 raise ConfigError(f"autoencoder={autoencoder.name} does not {verb}; LatentPrior needs codes. Use VAE().")
         autoencoder.build(spec)
-        codes = getattr(autoencoder, "code_spec", None)
+        codes = autoencoder.code_spec
         if codes is None:
             dim = autoencoder._encode(*_blank(autoencoder, spec)).shape[1]
             codes = DataSpec("points", (dim,), (REAL,), spec.condition_dim)
@@ -117,7 +116,7 @@ class LatentPrior(ClosedFormModel):
     @property
     def code_spec(self) -> DataSpec | None:
         """What the codes of a record are where they are not reals: the autoencoder's own word."""
-        return getattr(self.stages[0], "code_spec", None)
+        return self.stages[0].code_spec
 
     def _why_no_density(self) -> str | None:
         autoencoder, prior = self.stages
