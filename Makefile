@@ -41,7 +41,7 @@ check: $(VENV)/.installed
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q --doctest-modules src/pushforward -p no:cacheprovider
 	$(BIN)/python docs/readme.py --check
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 docs: $(VENV)/.installed
 	$(BIN)/mkdocs build --strict

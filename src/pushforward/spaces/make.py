@@ -26,6 +26,13 @@ def spaces(
 ) -> dict[str, FeatureSpace]:
     """The feature spaces of a data set by key; the first is the one in which headline figures are given.
 
+    For images the learned space leads. A generator is asked for the right *things*, whole, in the right proportions, and a network that
+    learnt to tell these things apart, and whole ones from damaged ones, moves when one is missing or malformed. Distances between pixels
+    are ruled by brightness, stroke width and position: on MNIST, blurring every sample *raises* precision to 1 there, as blurred images
+    lie between the sharp ones, and takes it from 0.93 to 0.05 in the learned space; two missing digits multiply the Fréchet distance by
+    1.4 among pixels and by 5.7 in the learned space (`results/feature_spaces.json`). Random filters and pixels stay beside it, for what
+    training may have taught it to overlook.
+
     Parameters
     ----------
     data
@@ -40,13 +47,6 @@ def spaces(
         for nowhere. A cache that cannot be read or written costs time, never an error.
     inception
         The user's safetensors file of Inception weights, see `inception_space`.
-
-    For images the learned space leads. A generator is asked for the right *things*, whole, in the right proportions, and a network that
-    learnt to tell these things apart, and whole ones from damaged ones, moves when one is missing or malformed. Distances between pixels
-    are ruled by brightness, stroke width and position: on MNIST, blurring every sample *raises* precision to 1 there, as blurred images
-    lie between the sharp ones, and takes it from 0.93 to 0.05 in the learned space; two missing digits multiply the Fréchet distance by
-    1.4 among pixels and by 5.7 in the learned space (`results/feature_spaces.json`). Random filters and pixels stay beside it, for what
-    training may have taught it to overlook.
 
     Raises
     ------
