@@ -1,6 +1,7 @@
 """W1 by a critic, beside the exact distance: p = N(0, 1) and q = N(s, 1) for ten shifts s, whose W1 is s.
 
-With a gradient penalty the critic overstates W1 by an amount known in closed form (see divergences.lipschitz); a two-sided penalty
+With a gradient penalty the critic overstates W1 by an amount known in closed form (see divergences.lipschitz), twice its
+penalty, which can be taken off; a two-sided penalty
 also lets critics end with slopes of the wrong sign; clipped weights give another multiple of W1 for each box.
 
 About half a minute on one core.
@@ -19,7 +20,8 @@ from torch import Tensor
 
 import pushforward as pf
 from pushforward.divergences import Isotropic
-from pushforward.divergences.lipschitz import penalised_w1
+from pushforward.divergences.lipschitz import interpolates, penalised_w1
+from pushforward.penalties import squared_gradient
 
 Curve = tuple[Tensor, Tensor]
 SHIFTS = tuple(0.5 * k for k in range(1, 11))
@@ -38,22 +40,20 @@ def critic_w1(result: Result, steps: int) -> dict[str, Curve]:
         q = Isotropic.of([1.0], [[shift]], [1.0])
         return float(GRID.integrate(T * (p.log_prob(GRID.points).exp() - q.log_prob(GRID.points).exp()))), model
 
-    for w, some in ((300.0, SHIFTS), (10.0, EVERY_OTHER)):
+    for w, some in ((10.0, SHIFTS), (300.0, EVERY_OTHER)):
         exact = [penalised_w1(p, Isotropic.of([1.0], [[s]], [1.0]), GRID, w) for s in some]
-        values = [estimate(s, gradient_penalty=w, one_sided=True)[0] for s in some]
-        target = "<= 0.02" if w == 300.0 else None
-        off = max(abs(v / s - 1) for v, s in zip(values, some, strict=True))
-        result.add(
-            f"W1 by a critic, one-sided penalty of weight {w:g}: largest relative error over {len(some)} shifts",
-            off,
-            kind="measured",
-            target=target,
-        )
-        bias = max(e / s - 1 for e, s in zip(exact, some, strict=True))
-        result.add(f"... of which the penalty's own, in closed form, weight {w:g}", bias, kind="exact")
-        rest = max(abs(v / e - 1) for v, e in zip(values, exact, strict=True))
-        result.add(f"... largest relative error beside that form, weight {w:g}", rest, kind="measured", target="<= 0.02")
+        pairs = [estimate(s, gradient_penalty=w, one_sided=True) for s in some]
+        values = [v for v, _ in pairs]
+        # At the best critic the penalty is half of what the estimate has too much: twice it is taken off.
+        mended = [v - 2 * penalty(model, p, s, w) for (v, model), s in zip(pairs, some, strict=True)]
+        what = f"one-sided penalty of weight {w:g}, {len(some)} shifts: largest relative error"
+        off = lambda found, known: max(abs(v / k - 1) for v, k in zip(found, known, strict=True))
+        result.add(f"{what} of the estimate less twice its penalty", off(mended, some), kind="measured", target="<= 0.02")
+        result.add(f"{what} of the estimate itself", off(values, some), kind="measured")
+        result.add(f"{what} that the penalty makes, in closed form", off(exact, some), kind="exact")
+        result.add(f"{what} of the estimate beside that form", off(values, exact), kind="measured", target="<= 0.02")
         shown[f"one-sided penalty, weight {w:g}"] = (torch.tensor(some), torch.tensor(values))
+        shown[f"... less twice the penalty, weight {w:g}"] = (torch.tensor(some), torch.tensor(mended))
     two_sided = []
     for shift in SHIFTS:
         two_sided.append(estimate(shift, steps // 2, seed=len(two_sided), gradient_penalty=10.0)[0])
@@ -83,6 +83,14 @@ def critic_w1(result: Result, steps: int) -> dict[str, Curve]:
     return shown
 
 
+def penalty(model: pf.GAN, p: Isotropic, shift: float, weight: float) -> float:
+    """weight * E_u max(0, |T'(u)| - 1)^2, by quadrature."""
+    u = GRID.points.float().requires_grad_()
+    slope = squared_gradient(model.critic_net(u), u).detach().double().sqrt()
+    r = interpolates(p, Isotropic.of([1.0], [[shift]], [1.0]), GRID.points[:, 0])
+    return weight * float(GRID.integrate(r * (slope - 1).clamp(min=0).square()))
+
+
 def draw(folder: Path, shown: dict[str, Curve]) -> None:
     """Estimates beside W1."""
     from matplotlib.figure import Figure
@@ -109,7 +117,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for the picture; none is drawn without")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the figures")
-    parser.add_argument("--steps", type=int, default=400, help="of each critic")
+    parser.add_argument("--steps", type=int, default=600, help="of each critic")
     given = parser.parse_args()
     torch.set_num_threads(1)
     with Result("critic_w1", settings={"steps": given.steps, "batch_size": 256}, seeds=list(range(10)), folder=given.results) as result:

@@ -34,6 +34,7 @@ from pushforward.divergences.lipschitz import interpolates, penalised_w1
 from pushforward.errors import ConfigError
 from pushforward.games import Game
 from pushforward.metrics import kernel_distance
+from pushforward.penalties import squared_gradient
 from pushforward.rng import Rng
 from pushforward.train import Batch
 
@@ -93,7 +94,7 @@ def test_places_without_density_count_for_nothing_and_leave_gradients_finite():
     # p = softmax(logits) on two atoms, q = (0.8, 0.2, 0): d KL / d logits = p (log p/q - KL).
     two = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     log_q = torch.tensor([math.log(0.8), math.log(0.2), -math.inf], dtype=torch.float64)
-    kl(torch.cat([two.log_softmax(0), log_q[2:]]), log_q, atoms).backward()
+    kl(torch.cat([two, log_q[2:]]).log_softmax(0), log_q, atoms).backward()
     assert two.grad is not None
     torch.testing.assert_close(two.grad, torch.tensor([-1, 1], dtype=torch.float64) * math.log(4) / 4)
 
@@ -259,6 +260,12 @@ def test_a_penalised_critic_overstates_w1_by_what_theory_says():
     # To first order only the slopes' error along G - F moves the estimate; the last 100 steps or so, of 512 records each, average it: the
     # mean over 51,200 records has a standard error of 1.4 / sqrt(51,200) = 0.006 a unit of slope, 0.6 % of 3.05 with slopes of 1 to 3.
     assert ours == pytest.approx(exact, rel=0.02)
+    # Twice the penalty is the excess: with |T'| = 1 + a / (2 lambda r), lambda r (|T'| - 1)^2 = a^2 / (4 lambda r).
+    u = GRID.points.float().requires_grad_()
+    slope = squared_gradient(model.critic_net(u), u).detach().double().sqrt()
+    penalty = weight * float(GRID.integrate(interpolates(p, q, GRID.points[:, 0]) * (slope - 1).clamp(min=0).square()))
+    # The penalty is a third of W1 here, quadratic in the slopes' excess over 1 (up to 2): it errs by about twice what the slopes do.
+    assert ours - 2 * penalty == pytest.approx(shift, rel=0.05)
 
 
 def test_interpolates_have_the_density_that_their_histogram_shows():

@@ -6,7 +6,8 @@ G of q, E_p T - E_q T = int T' (G - F) dx, so that with r the density of u the b
     |T'| = 1 + |G - F| / (2 lambda r),      E_p T - E_q T = W1(p, q) + 1 / (2 lambda) int (G - F)^2 / r dx:
 
 the penalty overstates W1, and the more so the smaller lambda is: by a twentieth of each unit of distance with lambda = 10. The best T has
-slope of the sign of G - F wherever these differ.
+slope of the sign of G - F wherever these differ. There the penalty, lambda E_u (|T'(u)| - 1)^2, is half of that excess:
+E_p T - E_q T less twice the penalty is W1.
 
 The penalty has a second optimum: where |G - F| < 2 lambda r a slope of the wrong sign, |T'| = 1 - |G - F| / (2 lambda r), is a maximum too,
 so that gradient ascent may end there and find -W1 + 1 / (2 lambda) int (G - F)^2 / r. The one-sided penalty max(0, |T'| - 1)^2 (Petzka et
