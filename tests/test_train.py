@@ -183,6 +183,16 @@ def test_non_finite_loss_names_term_step_and_remedy(data: Data, tmp_path: Path, 
     assert all(torch.isfinite(t).all() for k, t in found[0].items() if k.startswith("model."))
 
 
+def test_a_diverging_players_own_learning_rate_is_named(monkeypatch):
+    def explode(where, batch):
+        return Loss(torch.full((len(batch),), float("nan") if where is model.first and batch.step >= 3 else 0.0) * where.sum())
+
+    model = Uneven()
+    monkeypatch.setattr(model, "_loss", explode)
+    with pytest.raises(pf.Diverged, match=r"first is not finite at step 3.*lower lr \(now 0.5\)"):
+        model.fit(torch.randn(200, 2, generator=torch.Generator().manual_seed(0)), steps=6, batch_size=32, progress=False, alarms=False)
+
+
 def test_budgets(data: Data) -> None:
     class Count(Observer):
         step, minutes = 0, 0.0

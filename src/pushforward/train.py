@@ -188,7 +188,7 @@ class Loop:
         bad = [k for k, v in (loss.terms.items() if loss else ()) if not torch.isfinite(v).all()]
         term = f"{name}: term {bad[0]!r}" if bad else name
         kept = f" The last good checkpoint is kept in {self.run.path}." if self.run else ""
-        t = self.training
+        t = next((s for o, s in zip(self.objectives, self.settings) if o.name == name), self.training)
         remedy = (
             "use precision='32'"
             if t.precision == "bf16"
