@@ -110,7 +110,7 @@ if __name__ == "__main__":
         result.add("bits/dim: the VAE's bound less the PixelCNN's exact value", less, unit="bits/dim", kind="measured", target="> 0")
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(3.1 * len(sets), 3.6), layout="constrained")
+        figure = Figure(figsize=(3.1 * len(sets), 4.3), layout="constrained")
         for axis, (name, x) in zip(figure.subplots(1, len(sets)), sets.items()):
             f = found[name]
             kind, value = likelihoods.get(name.partition(",")[0], ("", 0.0))
