@@ -96,7 +96,7 @@ def draw(rows: dict[str, np.ndarray], path: Path, columns: int = 14) -> None:
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
         axis.spines[:].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
 if __name__ == "__main__":
