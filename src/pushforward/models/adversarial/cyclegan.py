@@ -215,7 +215,7 @@ class CycleGAN(GradientModel):
 
     def across(self, f: Float[Tensor, "B *features"], side: int) -> Float[Tensor, "B *features"]:
         """The generator to the collection `side`: its coordinates from those of the other one."""
-        y = self._squash(self.generators[side](f))
+        y = self._features.squash(self.generators[side](f))
         if self.rounding == "soft" or self._features.spec.continuous:
             return y
         hard = self.see(self._record(y.detach(), side), side)
@@ -223,14 +223,6 @@ class CycleGAN(GradientModel):
 
     def _record(self, f: Tensor, side: int) -> Tensor:
         return self._features.decode(f * self.spread[side] + self.centre[side])
-
-    def _squash(self, y: Tensor) -> Tensor:
-        """A network's output in the range of its support."""
-        shared = self._features.spec.support
-        if shared is not None and shared.name != "categories":
-            return y if shared.name == "real" else y.tanh()
-        parts = {"real": lambda t: t, "categories": lambda t: 2 * t.softmax(1) - 1}
-        return torch.cat([parts.get(s.name, torch.tanh)(y[:, at]) for _, s, at in self._features.blocks], 1)
 
     # -- training -----------------------------------------------------------------------------------------------------
 

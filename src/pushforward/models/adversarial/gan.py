@@ -246,14 +246,7 @@ class GAN(GradientModel):
     def generate(self, z: Float[Tensor, "B d"], c: Float[Tensor, "B C"] | None) -> Float[Tensor, "B *features"]:
         """G(z | c): features inside the range of their support."""
         y = self.generator_net(z) if c is None else self.generator_net(z, c)
-        return self._squash(y.reshape(len(z), *self._features.shape))
-
-    def _squash(self, y: Tensor) -> Tensor:
-        shared = self._features.spec.support
-        if shared is not None and shared.name != "categories":
-            return y if shared.name == "real" else y.tanh()
-        parts = {"real": lambda t: t, "categories": lambda t: 2 * t.softmax(1) - 1}
-        return torch.cat([parts.get(s.name, torch.tanh)(y[:, at]) for _, s, at in self._features.blocks], 1)
+        return self._features.squash(y.reshape(len(z), *self._features.shape))
 
     def _fake(self, batch: Batch) -> Tensor:
         y = self.generate(self.noise_like(len(batch), batch.rng), batch.c)
