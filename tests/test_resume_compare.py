@@ -83,7 +83,7 @@ def test_killed_and_interrupted_comparisons_go_on_to_the_same_figures(data, tmp_
     first.kill()  # SIGKILL: the comparison has no chance to say good-bye
     first.communicate()
     # the jobs notice, save a checkpoint and end by themselves
-    wait_for(lambda: not at_work(out), 10)
+    wait_for(lambda: not at_work(out), 30)
     assert "evaluation" not in (out / "comparison-plan.json").read_text()
     found = Comparison.load(out)  # what is there can be looked at
     assert {r.error for r in found.rows if r.evaluation is None} <= {"It had not finished when the comparison was stopped."}
@@ -95,7 +95,7 @@ def test_killed_and_interrupted_comparisons_go_on_to_the_same_figures(data, tmp_
     assert second.returncode != 0
     assert "Go on with: pushforward compare --resume --out " in said, said
     assert (out / "report.html").exists()
-    wait_for(lambda: not at_work(out), 10)  # a job that was just being started notices by itself
+    wait_for(lambda: not at_work(out), 30)  # a job that was just being started notices by itself
 
     third = started(out, "resume")
     _, said = third.communicate()

@@ -175,7 +175,8 @@ def test_resumed_run_has_the_pool_of_the_one_that_was_not(tmp_path: Path):
 def test_finds_the_map_between_two_gaussians():
     # A = N(3, 2^2) and B = N(-1, 0.5^2), from lines that shrink and shift: G(a) must become -1 + (a - 3) / 4, as slopes have kept their
     # sign. The averaged players hover about the optimum by some steps of the learning rate, 0.01 times the gradient's signs.
-    a, b = RANDOM.normal(3, 2, (600, 1)), RANDOM.normal(-1, 0.5, (400, 1))
+    random = np.random.default_rng(0)
+    a, b = random.normal(3, 2, (600, 1)), random.normal(-1, 0.5, (400, 1))
     data = pf.load_data(a, data_b=b, validation=0, test=0)
 
     class Astray(CycleGAN):
