@@ -176,7 +176,7 @@ def capacity_picture(path: Path, curves: dict[str, tuple[Tensor, list[dict[str, 
             ("quality", "KL(q, p) lost by the forward fit", COLOURS["KL(p, q)"]),
         ):
             row[3].semilogy(K, [max(r[key], 1e-12) for r in rows], "o-", color=colour, label=label)
-        row[3].set(xlabel="components K of q", ylabel="nats", title="what each loses in the other's (at least 1e-12)", xticks=K)
+        row[3].set(xlabel="components K of q", ylabel="nats", title="each in the other's (from 1e-12)", xticks=K)
         row[3].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
 
