@@ -127,7 +127,6 @@ if __name__ == "__main__":
             picture(shown, given.out / f"{ground.replace(' ', '-')}.png")
         for stabiliser, ended in verdicts.items():
             value = ended.count("holds") / len(ended)
-            target = (
-                f">= {verdicts['none'].count('holds') / len(verdicts['none'])}" if stabiliser in CLAIMED and "none" in verdicts else None
-            )
+            bare = verdicts.get("none")
+            target = f"> {bare.count('holds') / len(bare)}" if stabiliser in CLAIMED and bare else None
             result.add(f"all grounds and losses, {stabiliser}: share of runs that hold", value, unit="of 1", kind="alarms", target=target)

@@ -108,8 +108,10 @@ class Loop:
         self.optimizers: list[Any] = [fabric.setup_optimizers(o) for o in optimizers]
         # On one device in single precision Fabric's wrappers pass everything on, at a tenth of a millisecond a step: the loop then calls
         # what they wrap.
-        self.bare = world == 1 and training.precision == "32" and "SingleDevice" in type(fabric.strategy).__name__
-        self.call, self.steppers = (forward, optimizers) if self.bare else (self.forward, self.optimizers)
+        bare = world == 1 and training.precision == "32" and "SingleDevice" in type(fabric.strategy).__name__
+        self.call, self.backward, self.steppers = (
+            (forward, Tensor.backward, optimizers) if bare else (self.forward, fabric.backward, self.optimizers)
+        )
         self.averaged = [t for t in model.state_dict().values() if t.is_floating_point()]
         self.ema = [t.detach().clone() for t in self.averaged] if training.ema else None
 
@@ -163,7 +165,7 @@ class Loop:
                 loss = self.call(i)
                 self._check(loss, objective.name)
                 optimizer.zero_grad()
-                loss.backward() if self.bare else self.fabric.backward(loss)
+                self.backward(loss)
                 if t.clip is not None:
                     self.fabric.clip_gradients(self.forward, self.optimizers[i], max_norm=t.clip, error_if_nonfinite=False)
                 optimizer.step()
@@ -303,9 +305,9 @@ class Loop:
                 for _ in range(o.steps):
                     if o.fresh:
                         self.hand.batch = self.next_batch(rng)
-                    loss = self.forward(i)
+                    loss = self.call(i)
                     self._check(loss, o.name)
-                    self.fabric.backward(loss)
+                    self.backward(loss)
             times.append(time.perf_counter() - start)
         for p in self.model.parameters():
             p.grad = None

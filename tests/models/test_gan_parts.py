@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from pushforward.data import load_data
 from pushforward.data.spec import DataSpec, levels
 from pushforward.errors import ConfigError, DataError
 from pushforward.models.adversarial.critic import Critic
@@ -260,11 +261,23 @@ def test_normalisation_and_networks(network):
         assert model.eval().sample(3, condition=c[:3], seed=0).shape == (3, 1, 16, 20)
 
 
-def test_networks_of_ones_own():
-    spec = DataSpec("image", (1, 8, 8), (levels(17),))
-    generator, critic = nn.Linear(5, 64), nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+@pytest.mark.parametrize("side", [8, 16])
+def test_networks_of_ones_own(side: int):
+    spec = DataSpec("image", (1, side, side), (levels(17),))
+    generator, critic = nn.Linear(5, side**2), nn.Sequential(nn.Flatten(), nn.Linear(side**2, 1))
     model = GAN(generator=generator, critic=critic, noise_dim=5).build(spec)
     assert model.generator_net is generator
-    assert model.sample(2, seed=0).shape == (2, 1, 8, 8)
-    y = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert model.sample(2, seed=0).shape == (2, 1, side, side)
+    y = torch.randn(3, 1, side, side, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model.critic_net(y), critic(y)[:, 0])
+
+
+def test_critics_that_do_not_go_together_say_so():
+    image = DataSpec("image", (1, 8, 8), (levels(17),), condition_dim=3)
+    with pytest.raises(ConfigError, match="is not known. Choose 'input'"):
+        GAN(conditioning="projections").build(image)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="a critic of your own keeps"):
+        GAN(conditioning="projection", critic=nn.Flatten()).build(image)
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)).numpy()
+    with pytest.raises(ConfigError, match="tells classes, and 'label' is a number"):
+        GAN(conditioning="auxiliary").fit(load_data(x, label=x), steps=1, batch_size=8)

@@ -56,6 +56,11 @@ class Features:
         parts = {"real": lambda t: t, "categories": lambda t: 2 * t.softmax(1) - 1}
         return torch.cat([parts.get(s.name, torch.tanh)(y[:, at]) for _, s, at in self.blocks], 1)
 
+    def rounded(self, y: Float[Tensor, "B *features"]) -> Float[Tensor, "B *features"]:
+        """The features of the records nearest to y, with the gradient of y itself (straight through; Bengio et al. 2013)."""
+        # y + (hard - y) detached: the forward value is the nearest record's features.
+        return y if self.spec.continuous else y + (self.encode(self.decode(y.detach())) - y.detach())
+
     def decode(self, features: Float[Tensor, "B *features"]) -> Float[Tensor, "B *shape"]:
         """The record nearest to each feature vector: levels are rounded, categories take the largest entry."""
         shared = self.spec.support
@@ -66,6 +71,13 @@ class Features:
             for _, s, at in self.blocks
         ]
         return torch.stack(columns, 1).reshape(-1, *self.spec.shape)
+
+
+def categorical_pixels(family: str, spec: DataSpec) -> str | None:
+    """Why a family that needs features cannot model images of categories, for its `accepts`; None for all other records."""
+    if spec.kind == "image" and any(s.name == "categories" for s in spec.supports):
+        return f"{family} needs numbers for pixels; these images have categories. Give them as levels, or as a table with one column each."
+    return None
 
 
 def _scale(x: Tensor, support: Support) -> Tensor:

@@ -23,7 +23,8 @@ def stages(height: int, width: int, smallest: int = 4) -> list[tuple[int, int]]:
     return sizes
 
 
-def _widths(n: int, channels: int) -> list[int]:
+def doubling(n: int, channels: int) -> list[int]:
+    """Channels of n stages, the first at full size: they double up to 8 times."""
     return [channels * 2 ** min(i, 3) for i in range(n)]
 
 
@@ -49,7 +50,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         depth, height, width = shape
         sizes = stages(height, width)
-        widths = [depth, *_widths(len(sizes) - 1, channels)]
+        widths = [depth, *doubling(len(sizes) - 1, channels)]
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
         self.head = nn.Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], out_dim)
         self.condition = nn.Linear(condition_dim, widths[1] if len(widths) > 1 else depth, bias=False) if condition_dim else None
@@ -92,7 +93,7 @@ class ConvDecoder(nn.Module):
         sizes = stages(height, width)
         self.depth, self.params = depth, params
         out = depth * (params or 1)
-        widths = [out, *_widths(len(sizes) - 1, channels)][::-1]
+        widths = [out, *doubling(len(sizes) - 1, channels)][::-1]
         self.start = (widths[0], *sizes[-1])
         self.dense = nn.Linear(in_dim + condition_dim, widths[0] * sizes[-1][0] * sizes[-1][1])
         # A halving drops an odd row or column; output_padding gives it back.

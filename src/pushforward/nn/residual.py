@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .conv import stages
+from .conv import doubling, stages
 from .mlp import activation_layer, initialise, norm_layers
 
 __all__ = ["ResidualDecoder", "ResidualEncoder"]
@@ -65,7 +65,7 @@ class ResidualEncoder(nn.Module):
     ):
         super().__init__()
         sizes = stages(*shape[1:])
-        widths = [shape[0], *(channels * 2 ** min(i, 3) for i in range(len(sizes) - 1))] if len(sizes) > 1 else [shape[0], channels]
+        widths = [shape[0], *doubling(max(1, len(sizes) - 1), channels)]
         steps = list(zip(pairwise(widths), [*sizes[1:], sizes[-1]]))
         self.blocks = nn.ModuleList(Block(a, b, activation, norm, size, first=i == 0) for i, ((a, b), size) in enumerate(steps))
         self.blocks.append(Block(widths[-1], widths[-1], activation, norm))
@@ -96,7 +96,7 @@ class ResidualDecoder(nn.Module):
     ):
         super().__init__()
         sizes = stages(*shape[1:])[::-1]
-        widths = [channels * 2 ** min(i, 3) for i in range(max(1, len(sizes) - 1))][::-1]
+        widths = doubling(max(1, len(sizes) - 1), channels)[::-1]
         self.start = (widths[0], *sizes[0])
         self.dense = nn.Linear(in_dim + condition_dim, widths[0] * sizes[0][0] * sizes[0][1])
         self.blocks = nn.Sequential(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +14,14 @@ from ...penalties import squared_gradient
 from ...rng import Rng
 from ...train import Batch
 
-__all__ = ["answers"]
+__all__ = ["answers", "critic_errors", "log_normal", "train_critic"]
 
 
 def answers() -> Iterator[Known]:
     """The game's value at the best critic, the critic that training finds, W1 of a shift, penalties and slopes."""
     # p = N(0, 1), q = N(1.5, 0.7^2): V at T* = log p - log q is -log 4 + 2 JSD, JSD = H(m) - (H(p) + H(q)) / 2, m = (p + q) / 2.
     minimax, t = Game("minimax"), torch.linspace(-12, 12, 4801, dtype=torch.float64)
-    log_p, log_q = _log_normal(t, 0.0, 1.0), _log_normal(t, 1.5, 0.7)
+    log_p, log_q = log_normal(t, 0.0, 1.0), log_normal(t, 1.5, 0.7)
     p, q, step = log_p.exp(), log_q.exp(), float(t[1] - t[0])
     sure = t.new_tensor(torch.inf)  # a logit at which the other player's term is 0, so that each expectation is its own integral
     value = -float((p * minimax.critic(log_p - log_q, -sure) + q * minimax.critic(sure, log_p - log_q)).sum() * step)
@@ -71,28 +72,40 @@ def _known_critic() -> Iterator[Known]:
             for p in net.parameters():
                 p.fill_(weight if p.ndim == 2 else bias)
     x = Rng.seeded(1, torch.zeros((), dtype=torch.float64)).randn(n, 1) - 1
-    optimizer = torch.optim.LBFGS(model.critic_net.parameters(), max_iter=50, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = model._critic_loss(Batch(x, None, torch.arange(n), Rng.seeded(2, x))).per_record.mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    t = torch.linspace(-12, 12, 4801, dtype=torch.float64)
-    p, q = _log_normal(t, -1.0, 1.0).exp(), _log_normal(t, 1.0, 1.0).exp()
-    # This is logistic regression on 2n records: the estimate has variance 1 / (n I), I = E_{p+q}[D (1 - D) (1, x)(1, x)^T], and by symmetry
-    # I is diagonal. D(x) has slope D (1 - D) in the logit, at most 1/4 at 0, where only the intercept counts.
-    d = (-2 * t).sigmoid()
-    curvature = (p + q) * d * (1 - d) * float(t[1] - t[0])
-    intercept, slope = (4 / math.sqrt(n * float((curvature * power).sum())) for power in (torch.ones_like(t), t.square()))
+    train_critic(model, x)
+    intercept, slope = critic_errors(n)
     with torch.no_grad():
-        at = model.critic_net(t.new_tensor([[0.0], [1.0]]))
+        at = model.critic_net(x.new_tensor([[0.0], [1.0]]))
+    # D(x) has slope D (1 - D) in the logit, at most 1/4 at 0, where only the intercept counts.
     because = "four standard errors of the maximum-likelihood critic, by its Fisher information"
     yield Known("trained D(0) against p/(p+q)", 0.5, float(at[0].sigmoid()), intercept / 4, because)
     yield Known("slope of the trained critic's logit against log p/q", -2.0, float(at[1] - at[0]), slope, because)
 
 
-def _log_normal(t: Tensor, mean: float, sd: float) -> Tensor:
+def train_critic(model: Any, x: Tensor) -> None:
+    """Take a `GAN` or `BiGAN` to the critic that minimises its own objective on the records x (n, D) and as many fixed samples."""
+    optimizer = torch.optim.LBFGS(model.critic_net.parameters(), max_iter=50, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model._critic_loss(Batch(x, None, torch.arange(len(x)), Rng.seeded(2, x))).per_record.mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+def critic_errors(n: int) -> tuple[float, float]:
+    """Four standard errors of the intercept and slope of log p/q, p = N(-1, 1) and q = N(1, 1), told from n numbers of each.
+
+    This is logistic regression: the estimate has variance 1 / (n I), I = E_{p+q}[D (1 - D) (1, x)(1, x)^T], diagonal by symmetry.
+    """
+    t = torch.linspace(-12, 12, 4801, dtype=torch.float64)
+    p, q = log_normal(t, -1.0, 1.0).exp(), log_normal(t, 1.0, 1.0).exp()
+    d = (-2 * t).sigmoid()
+    curvature = (p + q) * d * (1 - d) * float(t[1] - t[0])
+    return tuple(4 / math.sqrt(n * float((curvature * power).sum())) for power in (torch.ones_like(t), t.square()))  # pyright: ignore[reportReturnType]
+
+
+def log_normal(t: Tensor, mean: float, sd: float) -> Tensor:
     return -0.5 * ((t - mean) / sd).square() - math.log(sd * math.sqrt(2 * math.pi))

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...ais import Joint, standard_normal
-from ...data.features import Features
+from ...data.features import Features, categorical_pixels
 from ...data.spec import DataSpec
 from ...errors import ConfigError
 from ...games import Game, LossName
@@ -34,10 +34,9 @@ from ...known import Known
 from ...model import GradientModel
 from ...nn import MLP, activation_layer, decoder_for, encoder_for, network_for
 from ...observation import GaussianObservation
-from ...penalties import interpolated, squared_gradient
 from ...rng import Rng
 from ...train import Batch, Loss, Objective, Training
-from .critic import Critic
+from .critic import Critic, judged, weights
 
 __all__ = ["BiGAN"]
 
@@ -136,9 +135,7 @@ class BiGAN(GradientModel):
 
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
-        if spec.kind == "image" and any(s.name == "categories" for s in spec.supports):
-            return "BiGAN needs numbers for pixels; these images have categories. Give them as levels, or as a table with one column each."
-        return None
+        return categorical_pixels(cls.__name__, spec)
 
     def _build(self, spec: DataSpec) -> None:
         if self.posterior_ not in ("deterministic", "gaussian"):
@@ -194,9 +191,7 @@ class BiGAN(GradientModel):
         f = self._features.encode(batch.x)
         e, z = self.code(f, batch.c, batch.rng), self.noise_like(len(batch), batch.rng)
         y = self.generate(z, batch.c)
-        if self.rounding != "soft" and not self._features.spec.continuous:
-            # y + (hard - y) detached: the forward value is the nearest record's features, the gradient that of y.
-            y = y + (self._features.encode(self._features.decode(y.detach())) - y.detach())
+        y = y if self.rounding == "soft" else self._features.rounded(y)
         return torch.cat([f.flatten(1), e], 1), torch.cat([y.flatten(1), z], 1)
 
     # -- the two objectives -------------------------------------------------------------------------------------------
@@ -209,30 +204,13 @@ class BiGAN(GradientModel):
 
     def _weights(self, progress: float) -> tuple[float, float, float]:
         """(gradient_penalty, r1, r2) at this share of the budget."""
-        wasserstein = self.loss == "wasserstein"
-        fall, zero_centred = self.anneal ** min(1.0, progress / 0.8), 0.0 if wasserstein else 3.0
-        r1, r2 = (zero_centred if r is None else r for r in (self.r1, self.r2))
-        return (10.0 if wasserstein else 0.0) if self.gradient_penalty is None else self.gradient_penalty, r1 * fall, r2 * fall
+        return weights(self.loss, (self.gradient_penalty, self.r1, self.r2), self.anneal, progress)
 
     def _critic_loss(self, batch: Batch) -> Loss:
         with torch.no_grad():
             x, y = self._pairs(batch)
-        c, (gp, r1, r2) = batch.c, self._weights(batch.progress)
-        both = torch.cat([x, y]).requires_grad_(r1 > 0 or r2 > 0)
-        scores = self.critic_net(both, None if c is None else torch.cat([c, c]))
-        real, fake = scores.chunk(2)
-        loss = self.game.critic(real, fake)
-        told = self.game.probabilities(real, fake)
-        terms = {"critic": loss} | ({"W1": real - fake} if told is None else {"D(real)": told[0], "D(fake)": told[1]})
-        penalties: dict[str, Tensor] = {}
-        if r1 > 0 or r2 > 0:
-            on_real, on_fake = squared_gradient(scores, both).chunk(2)
-            penalties |= {"r1": r1 / 2 * on_real, "r2": r2 / 2 * on_fake}
-        if gp > 0:
-            penalties["gradient penalty"] = gp * interpolated(lambda u: self.critic_net(u, c), x, y, batch.rng)
-        for penalty in penalties.values():
-            loss = loss + penalty
-        return Loss(loss, {k: v.detach() for k, v in (terms | penalties).items()})
+        gp, r1, r2 = self._weights(batch.progress)
+        return judged(self.game, self.critic_net, x, y, batch.c, batch.rng, gradient_penalty=gp, r1=r1, r2=r2)
 
     def _generator_loss(self, batch: Batch) -> Loss:
         x, y = self._pairs(batch)

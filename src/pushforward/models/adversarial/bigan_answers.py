@@ -11,6 +11,7 @@ from ...data.spec import BINARY, DataSpec
 from ...known import Known
 from ...rng import Rng
 from ...train import Batch
+from .answers import critic_errors, log_normal, train_critic
 from .bigan import BiGAN
 
 __all__ = ["answers", "set_linear"]
@@ -36,10 +37,6 @@ def _plain(spec: DataSpec, **hyper: Any) -> BiGAN:
     return BiGAN(**chosen).build(spec).double()
 
 
-def _normal(z: Tensor, mean: float, sd: float) -> Tensor:
-    return -0.5 * ((z - mean) / sd).square() - math.log(sd * math.sqrt(2 * math.pi))
-
-
 def _value() -> Iterator[Known]:
     """Bits: x = 1 with probability 0.3, G(z) = 1 where z > 0, q(z | x) = N(2x - 1, 0.5^2). Both laws of (x, z) have densities."""
     model, share, sd = _plain(DataSpec("points", (1,), (BINARY,)), latent_dim=1, posterior="gaussian"), 0.3, 0.5
@@ -48,8 +45,8 @@ def _value() -> Iterator[Known]:
     set_linear(model.encoder, [[1.0], [0.0]], [0.0, 2 * math.log(sd)])
 
     def log_laws(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        coded = torch.where(x > 0, math.log(share), math.log1p(-share)) + _normal(z - x, 0.0, sd)
-        made = torch.where((z > 0) == (x > 0), _normal(z, 0.0, 1.0), -torch.inf)
+        coded = torch.where(x > 0, math.log(share), math.log1p(-share)) + log_normal(z - x, 0.0, sd)
+        made = torch.where((z > 0) == (x > 0), log_normal(z, 0.0, 1.0), -torch.inf)
         return coded, made
 
     t = torch.linspace(-9, 9, 36_001, dtype=torch.float64) + 1e-6  # the jump of G at 0 lies between two nodes
@@ -81,23 +78,11 @@ def _critic() -> Iterator[Known]:
     set_linear(model.encoder, 1.0, -1.0)
     set_linear(model.critic_net, 0.0, 0.0)
     x = Rng.seeded(1, torch.zeros((), dtype=torch.float64)).randn(n, 1) - 1
-    optimizer = torch.optim.LBFGS(model.critic_net.parameters(), max_iter=50, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = model._critic_loss(Batch(x, None, torch.arange(n), Rng.seeded(2, x))).per_record.mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    t = torch.linspace(-12, 12, 4801, dtype=torch.float64)
-    p, q = _normal(t, -1.0, 1.0).exp(), _normal(t, 1.0, 1.0).exp()
-    # Along the line this is logistic regression on 2n numbers, as in `answers`: variance 1 / (n I), I = E_{p+q}[D (1 - D) (1, x)(1, x)^T].
-    d = (-2 * t).sigmoid()
-    curvature = (p + q) * d * (1 - d) * float(t[1] - t[0])
-    intercept, slope = (4 / math.sqrt(n * float((curvature * power).sum())) for power in (torch.ones_like(t), t.square()))
+    train_critic(model, x)
+    # Along the line this is the logistic regression of `answers`.
+    intercept, slope = critic_errors(n)
     with torch.no_grad():
-        at = model.critic_net(t.new_tensor([[0.0, -1.0], [1.0, 0.0]]))
+        at = model.critic_net(x.new_tensor([[0.0, -1.0], [1.0, 0.0]]))
     because = "four standard errors of the maximum-likelihood critic, by its Fisher information"
     yield Known("trained T(0, -1) against log p_E / p_G of the pair", 0.0, float(at[0]), intercept, because)
     yield Known("slope of the trained critic along the line of pairs", -2.0, float(at[1] - at[0]), slope, because)

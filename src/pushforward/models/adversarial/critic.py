@@ -1,4 +1,4 @@
-"""The critic of a GAN: T(y | c), the value that is high on records and low on samples, for records of any kind."""
+"""The critic of a GAN: T(y | c), the value that is high on records and low on samples, and what it minimises in a game with penalties."""
 
 import math
 from typing import Any
@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ...errors import ConfigError, DataError
+from ...games import Game
 from ...nn import MLP, ConvEncoder, ResidualEncoder, activation_layer
+from ...penalties import dragan, interpolated, roth, squared_gradient
+from ...rng import Rng
+from ...train import Loss
 
-__all__ = ["Critic", "Waves"]
+__all__ = ["Critic", "Waves", "judged", "weights"]
 
 FEATURES = 128
 """Width of the last hidden layer of a projection critic."""
@@ -49,15 +53,19 @@ class Critic(nn.Module):
         super().__init__()
         if pack < 1:
             raise ConfigError(f"pack must be at least 1, got {pack}.")
+        if conditioning not in ("input", "projection", "auxiliary"):
+            raise ConfigError(f"conditioning={conditioning!r} is not known. Choose 'input', 'projection' or 'auxiliary'.")
         if pack > 1 and condition_dim and conditioning != "input":
             raise ConfigError(f"conditioning={conditioning!r} judges one record at a time. Take pack=1, or conditioning='input'.")
-        self.pack, self.conditioning, self.condition_dim = pack, conditioning, condition_dim
+        if own is not None and condition_dim and conditioning == "projection":
+            raise ConfigError("conditioning='projection' needs the last hidden layer, which a critic of your own keeps. Take 'input'.")
+        self.pack, self.conditioning = pack, conditioning
         self.shape = (shape[0] * pack, *shape[1:])
         inside = condition_dim * pack if conditioning == "input" else 0
         out = {"projection": FEATURES if condition_dim else 1, "auxiliary": 1 + condition_dim}.get(conditioning, 1)
         act = "leaky_relu"
         self.waves: Waves | None = None
-        self.conv = network != "mlp"
+        self.conv = own is None and network != "mlp"
         if own is not None:
             self.net = own
         elif self.conv:
@@ -103,6 +111,73 @@ class Critic(nn.Module):
         if not n:
             raise DataError(f"A batch of {len(y)} records fills no pack of {self.pack}. Give a larger batch_size.")
         return y[: n * self.pack].reshape(n, self.pack * y.shape[1], *y.shape[2:])
+
+
+def weights(
+    loss: str, given: tuple[float | None, float | None, float | None], anneal: float, progress: float, *, bounded: bool = False
+) -> tuple[float, float, float]:
+    """(gradient_penalty, r1, r2) at this share of the budget.
+
+    None stands for what goes with the loss: 10, 0, 0 for the Wasserstein loss, whose penalty is 0 too where the critic's slope is `bounded`
+    by other means, and 0, 3, 3 for all others. `anneal` is the factor by which the zero-centred two fall geometrically over the first four
+    fifths.
+    """
+    defaults = (0.0 if bounded else 10.0, 0.0, 0.0) if loss == "wasserstein" else (0.0, 3.0, 3.0)
+    gp, r1, r2 = (default if one is None else one for one, default in zip(given, defaults, strict=True))
+    fall = anneal ** min(1.0, progress / 0.8)
+    return gp, r1 * fall, r2 * fall
+
+
+def judged(
+    game: Game,
+    critic: nn.Module,
+    x: Float[Tensor, "B *features"],
+    y: Float[Tensor, "B *features"],
+    c: Float[Tensor, "B C"] | None,
+    rng: Rng,
+    *,
+    gradient_penalty: float = 0.0,
+    one_sided: bool = False,
+    r1: float = 0.0,
+    r2: float = 0.0,
+    noise: float = 0.0,
+    shaken: float = 0.0,
+    classes: bool = False,
+) -> Loss:
+    """What a critic minimises where its records are x and its samples y: the game's loss and the penalties that have a weight.
+
+    `noise` is the weight of Roth's regulariser, `shaken` that of DRAGAN; with `classes` the critic names the classes of both, too.
+    """
+    both = torch.cat([x, y])
+    if (r1 > 0 or r2 > 0 or noise > 0) and not both.requires_grad:
+        both.requires_grad_()
+    told = critic(both, None if c is None else torch.cat([c, c]), *([True] if classes else []))
+    scores, named = told if classes else (told, None)
+    real, fake = scores.chunk(2)
+    loss = game.critic(real, fake)
+    p = game.probabilities(real, fake)
+    terms = {"critic": loss} | ({"W1": real - fake} if p is None else {"D(real)": p[0], "D(fake)": p[1]})
+    penalties: dict[str, Tensor] = {}
+    if r1 > 0 or r2 > 0:
+        on_real, on_fake = squared_gradient(scores, both).chunk(2)
+        penalties |= {"r1": r1 / 2 * on_real, "r2": r2 / 2 * on_fake}
+    if noise > 0:
+        penalties["roth"] = noise / 2 * roth(scores, both)
+    if gradient_penalty > 0:
+        penalties["gradient penalty"] = gradient_penalty * interpolated(lambda u: critic(u, c), x, y, rng, one_sided=one_sided)
+    if shaken > 0:
+        penalties["dragan"] = shaken * dragan(lambda u: critic(u, c), x, rng)
+    if named is not None:
+        assert c is not None
+        penalties["class"] = cross_entropy(named, torch.cat([c, c])).reshape(2, -1).sum(0)
+    for penalty in penalties.values():
+        loss = loss + penalty
+    return Loss(loss, {k: v.detach() for k, v in (terms | penalties).items()})
+
+
+def cross_entropy(logits: Float[Tensor, "B C"], c: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+    """-sum_k c_k log softmax(logits)_k."""
+    return -(c * logits.log_softmax(1)).sum(1)
 
 
 def reset_biases(net: nn.Module) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...data import Data, Records
-from ...data.features import Features
+from ...data.features import Features, categorical_pixels
 from ...data.join import coloured
 from ...data.spec import DataSpec
 from ...errors import ConfigError, DataError, nearest
@@ -139,9 +139,7 @@ class CycleGAN(GradientModel):
 
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
-        if spec.kind == "image" and any(s.name == "categories" for s in spec.supports):
-            return "CycleGAN needs numbers for pixels; these images have categories. Give them as levels, or as a table."
-        return None
+        return categorical_pixels(cls.__name__, spec)
 
     def _build(self, spec: DataSpec) -> None:
         self.game = Game(self.loss)

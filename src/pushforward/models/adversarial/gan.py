@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...ais import Joint, standard_normal
-from ...data.features import Features
+from ...data.features import Features, categorical_pixels
 from ...data.spec import DataSpec
 from ...errors import ConfigError
 from ...games import Game, LossName
@@ -32,10 +32,9 @@ from ...known import Known
 from ...model import GradientModel
 from ...nn import MLP, ConvDecoder, ResidualDecoder, network_for
 from ...observation import GaussianObservation
-from ...penalties import dragan, interpolated, roth, squared_gradient
 from ...rng import Rng
 from ...train import Batch, Loss, Objective, Training
-from .critic import Critic, reset_biases
+from .critic import Critic, cross_entropy, judged, reset_biases, weights
 from .unrolled import unrolled
 
 __all__ = ["GAN"]
@@ -187,11 +186,12 @@ class GAN(GradientModel):
 
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
-        if spec.kind == "image" and any(s.name == "categories" for s in spec.supports):
-            return "GAN needs numbers for pixels; these images have categories. Give them as levels, or as a table with one column each."
-        return None
+        return categorical_pixels(cls.__name__, spec)
 
     def _build(self, spec: DataSpec) -> None:
+        condition = None if self.schema is None else self.schema.condition
+        if self.conditioning == "auxiliary" and condition is not None and condition.kind != "classes":
+            raise ConfigError(f"conditioning='auxiliary' tells classes, and {condition.name!r} is a number. Take 'input' or 'projection'.")
         self.game = Game(self.loss, self.relativistic)
         self._check()
         self._features = Features(spec)
@@ -250,10 +250,7 @@ class GAN(GradientModel):
 
     def _fake(self, batch: Batch) -> Tensor:
         y = self.generate(self.noise_like(len(batch), batch.rng), batch.c)
-        if self.rounding == "soft" or self._features.spec.continuous:
-            return y
-        # y + (hard - y) detached: the forward value is the nearest record's features, the gradient that of y.
-        return y + (self._features.encode(self._features.decode(y.detach())) - y.detach())
+        return y if self.rounding == "soft" else self._features.rounded(y)
 
     # -- the two objectives -------------------------------------------------------------------------------------------
 
@@ -274,14 +271,10 @@ class GAN(GradientModel):
 
     def _weights(self, progress: float) -> tuple[float, float, float, float]:
         """(gradient_penalty, r1, r2, roth) at this share of the budget."""
-        wasserstein = self.loss == "wasserstein"
-        fall = self.anneal ** min(1.0, progress / 0.8)
-        zero_centred = 0.0 if wasserstein else 3.0
-        r1 = zero_centred if self.r1 is None else self.r1
-        r2 = zero_centred if self.r2 is None else self.r2
-        lipschitz = wasserstein and self.clip_weights is None and not self.spectral
-        gp = self.gradient_penalty if self.gradient_penalty is not None else (10.0 if lipschitz else 0.0)
-        return gp, r1 * fall, r2 * fall, self.roth * fall
+        given = self.gradient_penalty, self.r1, self.r2
+        bounded = self.clip_weights is not None or self.spectral
+        gp, r1, r2 = weights(self.loss, given, self.anneal, progress, bounded=bounded)
+        return gp, r1, r2, self.roth * self.anneal ** min(1.0, progress / 0.8)
 
     def _critic_loss(self, batch: Batch) -> Loss:
         with torch.no_grad():
@@ -293,30 +286,9 @@ class GAN(GradientModel):
         packed = self.critic_net.packed
         x, y, c = packed(self._features.encode(batch.x)), packed(y), None if batch.c is None else packed(batch.c)
         gp, r1, r2, noise = self._weights(batch.progress)
-        both = torch.cat([x, y])
-        if (r1 > 0 or r2 > 0 or noise > 0) and not both.requires_grad:
-            both.requires_grad_()
-        scores, named = self._scores(critic, both, None if c is None else torch.cat([c, c]))
-        real, fake = scores.chunk(2)
-        loss = self.game.critic(real, fake)
-        terms = {"critic": loss}
-        told = self.game.probabilities(real, fake)
-        terms |= {"W1": real - fake} if told is None else {"D(real)": told[0], "D(fake)": told[1]}
-        penalties: dict[str, Tensor] = {}
-        if r1 > 0 or r2 > 0:
-            on_real, on_fake = squared_gradient(scores, both).chunk(2)
-            penalties["r1"], penalties["r2"] = r1 / 2 * on_real, r2 / 2 * on_fake
-        if noise > 0:
-            penalties["roth"] = noise / 2 * roth(scores, both)
-        if gp > 0:
-            penalties["gradient penalty"] = gp * interpolated(lambda u: critic(u, c), x, y, batch.rng, one_sided=self.one_sided)
-        if self.dragan > 0:
-            penalties["dragan"] = self.dragan * dragan(lambda u: critic(u, c), x, batch.rng)
-        if named is not None:
-            penalties["class"] = sum(_cross_entropy(part, c) for part in named.chunk(2))  # pyright: ignore[reportArgumentType]
-        for penalty in penalties.values():
-            loss = loss + penalty
-        return Loss(loss, {k: v.detach() for k, v in (terms | penalties).items()})
+        parts: dict[str, Any] = {"gradient_penalty": gp, "one_sided": self.one_sided, "r1": r1, "r2": r2}
+        named = self.conditioning == "auxiliary" and c is not None
+        return judged(self.game, critic, x, y, c, batch.rng, **parts, noise=noise, shaken=self.dragan, classes=named)
 
     def _scores(self, critic: nn.Module, y: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """T of packed records, and the logits of their classes where there is an auxiliary classifier."""
@@ -336,7 +308,7 @@ class GAN(GradientModel):
         terms = {"generator": loss.detach()}
         if named is not None:
             assert c is not None
-            terms["class"] = _cross_entropy(named, c)
+            terms["class"] = cross_entropy(named, c)
             loss = loss + terms["class"]
         return Loss(loss, {k: v.detach() for k, v in terms.items()})
 
@@ -369,10 +341,6 @@ class GAN(GradientModel):
             simulate=lambda u, c, rng: seen.sample(mean(u, c), rng),
             log_likelihood=lambda x, u, c: seen.log_prob(x, mean(u, c)),
         )
-
-
-def _cross_entropy(logits: Float[Tensor, "B C"], c: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
-    return -(c * logits.log_softmax(1)).sum(1)
 
 
 def known_answers() -> Iterator[Known]:

@@ -25,7 +25,7 @@ from torch.nn.functional import pad
 
 from ...ais import Joint, standard_normal
 from ...data import Data
-from ...data.features import Features
+from ...data.features import Features, categorical_pixels
 from ...data.spec import DataSpec
 from ...decoders import Decoder
 from ...errors import ConfigError
@@ -183,12 +183,7 @@ class AdversarialAutoencoder(GradientModel):
 
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
-        if spec.kind == "image" and any(s.name == "categories" for s in spec.supports):
-            return (
-                "AdversarialAutoencoder needs numbers for pixels; these images have categories. Give them as levels, or as a table with "
-                "one column each."
-            )
-        return None
+        return categorical_pixels(cls.__name__, spec)
 
     def _build(self, spec: DataSpec) -> None:
         d = self.latent_dim

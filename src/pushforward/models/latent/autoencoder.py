@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...data.features import categorical_pixels
 from ...data.spec import DataSpec
 from ...errors import ConfigError
 from ...known import Known
@@ -131,9 +132,7 @@ class Autoencoder(GradientModel):
 
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
-        if spec.kind == "image" and any(s.name == "categories" for s in spec.supports):
-            return "Autoencoder needs numbers for pixels; these images have categories. Give them as levels, or as a table."
-        return None
+        return categorical_pixels(cls.__name__, spec)
 
     def _build(self, spec: DataSpec) -> None:
         self._check_hyperparameters()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from ...data import Data
-from ...data.features import Features
+from ...data.features import Features, categorical_pixels
 from ...data.spec import DataSpec
 from ...decoders import Decoder
 from ...errors import ConfigError
@@ -109,9 +109,7 @@ class M2VAE(Classifies, GradientModel):
 
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
-        if spec.kind == "image" and any(s.name == "categories" for s in spec.supports):
-            return "M2VAE needs numbers for pixels; these images have categories. Give them as levels, or as a table with one column each."
-        return None
+        return categorical_pixels(cls.__name__, spec)
 
     def _build(self, spec: DataSpec) -> None:
         if self.latent_dim < 1 or self.alpha < 0:
