@@ -38,10 +38,10 @@ def evolution(row: Row) -> None:
     }
     shown = {"data": unit(data.test.tensor()[:12], data)}
     found: dict[str, float] = {}
-    row.settings |= {"steps": row.steps(800), "codes": 20}
+    row.settings |= {"steps": row.steps(2500), "codes": 20}
     for name, kind in kinds.items():
         model = Autoencoder(latent_dim=20, loss="squared", **kind)
-        model.fit(data, steps=row.steps(800), schedule="cosine", seed=row.seed, **QUIET)
+        model.fit(data, steps=row.steps(2500), schedule="cosine", seed=row.seed, **QUIET)
         error = model.squared_error(data.test)
         found[name] = float(error.mean())
         row.add(f"{name}, squared error of a held-out image", found[name], stderr=standard_error(error), kind="measured")
@@ -62,7 +62,7 @@ def depth(row: Row) -> None:
     pca = PCA(codes).fit(train)
     known = float(np.square(pca.inverse_transform(pca.transform(test)) - test).sum(1).mean())
     row.add(f"PCA of {codes} components, squared error of a held-out image", known, kind="exact")
-    row.settings |= {"steps": row.steps(400), "widths": sizes(widths), "codes": codes}
+    row.settings |= {"steps": row.steps(2000), "widths": sizes(widths), "codes": codes}
     found: dict[str, list[float]] = {}
     for activation, start in (("relu", None), ("relu", 0.02), ("sigmoid", None), ("sigmoid", 0.02)):
         how = f"{activation}, " + ("weights scaled to the layer" if start is None else f"weights of sd {start:g}")
@@ -70,7 +70,7 @@ def depth(row: Row) -> None:
         for layers in LAYERS:
             model = Autoencoder(latent_dim=codes, hidden=widths[:layers], network="mlp", activation=activation, loss="squared")
             begin(model, data, start, row.seed)
-            training = pf.Training(steps=row.steps(400), schedule="cosine", seed=row.seed, **QUIET)
+            training = pf.Training(steps=row.steps(2000), schedule="cosine", seed=row.seed, **QUIET)
             model.carry_on(data, training, None)
             found[how].append(float(model.squared_error(data.test).mean()))
             row.add(f"{how}, {layers} hidden layers each way", found[how][-1], kind="measured")

@@ -119,7 +119,7 @@ def bound_after(data: pf.Data, records: int, L: int, steps: int, seed: int) -> f
 
 
 def variance(row: Row) -> None:
-    """A curve in six dimensions whose noise grows 15-fold along it; then a column that is 0 for half of the records."""
+    """A curve in six dimensions whose noise grows 15-fold along it; then six columns of which half the records are one and the same."""
     from matplotlib.figure import Figure
 
     n, generator = 8000, np.random.default_rng(row.seed)
@@ -128,8 +128,8 @@ def variance(row: Row) -> None:
     sd = 0.02 * 15**t
     x = curve + sd[:, None] * generator.standard_normal((n, 6))
     data = pf.load_data(x, seed=row.seed)
-    steps = row.steps(4000)
-    row.settings |= {"steps": steps, "records": n}
+    steps, duplicated = row.steps(16_000), row.steps(5000)
+    row.settings |= {"steps": steps, "steps on duplicates": duplicated, "records": n}
     residuals: dict[str, np.ndarray] = {}
     scale = np.asarray(x).std(0)
     for kind in ("gaussian", "gaussian-shared", "gaussian-unit"):
@@ -151,14 +151,14 @@ def variance(row: Row) -> None:
         row.add(f"{name}: held-out bound", float(model.log_prob(data.test, seed=0).mean()), unit="nats", kind="bound")
         if kind == "gaussian":
             spread, true = (sigma.numpy() * scale).mean(1), sd[place]
-    half = np.where(generator.uniform(size=(4000, 1)) < 0.5, 0.0, generator.standard_normal((4000, 1)))
+    half = np.where(generator.uniform(size=(4000, 1)) < 0.5, 0.0, generator.standard_normal((4000, 6)))
     traces = {}
     for floor in (0.01, 1e-30):
-        traces[floor] = blow_up(pf.load_data(half, seed=row.seed), floor, row.steps(1500), row.seed)
+        traces[floor] = blow_up(pf.load_data(half, seed=row.seed), floor, duplicated, row.seed)
         name = f"half of the records equal, floor {floor:g}"
         row.add(f"{name}: most nats of a batch", max(traces[floor][0]), unit="nats", kind="measured")
         row.add(f"{name}: largest finite gradient", max(traces[floor][1]), kind="measured")
-        row.add(f"{name}: steps with a finite gradient, of {row.steps(1500)}", len(traces[floor][1]), kind="measured")
+        row.add(f"{name}: steps with a finite gradient, of {duplicated}", len(traces[floor][1]), kind="measured")
     row.add("largest finite gradient without a floor, over that with it", max(traces[1e-30][1]) / max(traces[0.01][1]), target="> 10")
     figure = Figure(figsize=(13, 4), layout="constrained")
     a, b, c = figure.subplots(1, 3)
