@@ -2,7 +2,7 @@
 
 probe    the held-out accuracy of a logistic regression on codes, from 100 and 1,000 labels, beside the pixels and each untrained network.
 start    a classifier of few labels whose first layers are those of an autoencoder of all images, without labels, against the same network
-         from its random start (Vincent et al. 2010 initialise deep networks so): all weights trained, or a linear layer alone, at two depths.
+         from its random start (Vincent et al. 2010 initialise deep networks so): all weights trained, or a linear layer alone; two depths.
 
     python experiments/code_features.py --out FOLDER
     python experiments/code_features.py --size 20 --out FOLDER       # in full

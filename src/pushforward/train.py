@@ -100,6 +100,7 @@ class Loop:
         self.rng = Rng(self.noise, fabric.device, dtype, *((self.rows, size) if world > 1 else (None, None)))
 
         self.players = [o.parameters() for o in objectives]
+        self.playing: int | None = None
         self.hand = _Hand()
         round_ = _Round(model, objectives, self.hand)
         forward = torch.compile(round_) if training.compile else round_
@@ -164,7 +165,8 @@ class Loop:
                     self.hand.batch = self.next_batch()
                 loss = self.call(i)
                 self._check(loss, objective.name)
-                optimizer.zero_grad()
+                for p in self.players[i]:  # as zero_grad does, at a third of its time
+                    p.grad = None
                 self.backward(loss)
                 if t.clip is not None:
                     self.fabric.clip_gradients(self.forward, self.optimizers[i], max_norm=t.clip, error_if_nonfinite=False)
@@ -181,11 +183,22 @@ class Loop:
 
     def _only(self, i: int) -> None:
         """Let gradients reach objective i's own parameters and no others."""
-        for player in self.players:
+        if self.playing == i:
+            return
+        for player in self.players if self.playing is None else [self.players[self.playing]]:
             for p in player:
                 p.requires_grad_(False)
         for p in self.players[i]:
             p.requires_grad_(True)
+        self.playing = i
+
+    def _everyone(self) -> None:
+        """Let gradients reach all parameters, and forget those that there are."""
+        for p in self.model.parameters():
+            p.grad = None
+        for p in (p for player in self.players for p in player):
+            p.requires_grad_(True)
+        self.playing = None
 
     def _check(self, loss: Tensor, name: str) -> None:
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
@@ -261,7 +274,8 @@ class Loop:
             seen.setdefault(f"{prefix}loss", []).append(loss.per_record)
             for k, v in loss.terms.items():
                 seen.setdefault(f"{prefix}{k}", []).append(v)
-        return {k: float(torch.stack([v.float().mean() for v in vs]).mean()) for k, vs in seen.items()}
+        # All are of as many records, so that one mean is the mean of theirs.
+        return {k: float(torch.cat([v.reshape(-1) for v in vs]).float().mean()) for k, vs in seen.items()}
 
     def record(self, row: dict[str, float]) -> None:
         self.last.update(row)
@@ -309,10 +323,7 @@ class Loop:
                     self._check(loss, o.name)
                     self.backward(loss)
             times.append(time.perf_counter() - start)
-        for p in self.model.parameters():
-            p.grad = None
-        for p in (p for player in self.players for p in player):
-            p.requires_grad_(True)
+        self._everyone()
         with torch.no_grad():
             for b, was in zip(self.model.buffers(), buffers, strict=True):
                 b.copy_(was)
