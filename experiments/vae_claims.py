@@ -122,7 +122,7 @@ def variance(row: Row) -> None:
     """A curve in six dimensions whose noise grows 15-fold along it; then six columns of which half the records are one and the same."""
     from matplotlib.figure import Figure
 
-    n, generator = 8000, np.random.default_rng(row.seed)
+    n, generator = 30_000, np.random.default_rng(row.seed)
     t = generator.uniform(0, 1, n)
     curve = np.stack([f(2 * np.pi * k * t) for k in (0.5, 1.0) for f in (np.sin, np.cos)] + [t, t**2], 1)
     sd = 0.02 * 15**t
@@ -151,6 +151,8 @@ def variance(row: Row) -> None:
         row.add(f"{name}: held-out bound", float(model.log_prob(data.test, seed=0).mean()), unit="nats", kind="bound")
         if kind == "gaussian":
             spread, true = (sigma.numpy() * scale).mean(1), sd[place]
+            ratio = float(np.median(spread / true))
+            row.add("learned sd over the true one, median", ratio, target="0.9 to 1.1", holds=0.9 <= ratio <= 1.1, kind="measured")
     half = np.where(generator.uniform(size=(4000, 1)) < 0.5, 0.0, generator.standard_normal((4000, 6)))
     traces = {}
     for floor in (0.01, 1e-30):
