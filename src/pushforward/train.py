@@ -413,4 +413,4 @@ def train(
 
 
 def _detach(loss: Loss) -> Loss:
-    return Loss(loss.per_record.detach(), {k: v.detach() for k, v in loss.terms.items()})
+    return Loss(loss.per_record.detach(), {k: v.detach() if v.requires_grad else v for k, v in loss.terms.items()})

@@ -104,7 +104,10 @@ def test_a_round_is_one_batch_and_its_critic_sees_the_codes_of_the_reconstructio
     assert len(calls) == (3 if kind is SemiSupervisedAAE else 1 + 1 + 2)
 
 
-@pytest.mark.parametrize("model", [build(), build(prior="mixture", posterior="gaussian")], ids=["normal", "mixture"])
+KINDS = {"normal": build(), "mixture": build(prior="mixture", posterior="gaussian"), "jointly": build(adversarial_weight=2.0)}
+
+
+@pytest.mark.parametrize("model", KINDS.values(), ids=KINDS)
 def test_each_player_moves_only_itself(model):
     for objective in model._objectives():
         ours = {id(p) for p in objective.parameters()}
@@ -119,14 +122,34 @@ def test_each_player_moves_only_itself(model):
         assert all(not v.requires_grad for v in out.terms.values())
 
 
-def test_codes_follow_the_prior():
+def test_one_step_has_the_gradient_of_both_turns():
+    # With a deterministic code both turns see one z: gradients add up, exact to rounding, and one pass of the encoder does.
+    jointly, turns = (build(DataSpec("points", (3,)), adversarial_weight=w) for w in (0.7, None))
+    jointly.load_state_dict(turns.state_dict())
+    batch, (together, critic) = batch_of(POINTS), jointly._objectives()
+    assert (together.fresh, critic.fresh) == (True, False)
+    calls = _count_calls(jointly.encoder)
+    together.loss(batch).per_record.mean().backward()
+    critic.loss(batch)
+    assert calls == [True]
+    first, _, last = turns._objectives()
+    (first.loss(batch).per_record.mean() + 0.7 * last.loss(batch).per_record.mean()).backward()
+    for (name, p), q in zip(jointly.named_parameters(), turns.parameters(), strict=True):
+        if not name.startswith("critic"):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-14, msg=name)
+    with pytest.raises(ConfigError, match="adversarial_weight must be above 0"):
+        build(adversarial_weight=0.0)
+
+
+@pytest.mark.parametrize("weight", [None, 1.0])
+def test_codes_follow_the_prior(weight):
     # A linear encoder can whiten a Gaussian exactly: the interval of the distance of held-out codes to the prior then reaches 0.
     # Before training it does not, so the test can fail.
     random = np.random.default_rng(0)
     x = random.normal(size=(5000, 2)) @ np.array([[2.0, 0.0], [1.5, 0.5]])
     data = load_data(x.astype(np.float32), validation=0.1, test=1000)
     prior = torch.from_numpy(random.normal(size=(1000, 2)))
-    model = AdversarialAutoencoder(latent_dim=2, hidden=(), critic_hidden=(32,), likelihood="gaussian-shared")
+    model = AdversarialAutoencoder(latent_dim=2, hidden=(), critic_hidden=(32,), likelihood="gaussian-shared", adversarial_weight=weight)
     model.fit(data, steps=1, **QUIET)
     before = kernel_distance(prior, model.encode(data.test), kernel="gaussian", bandwidth=1.0)
     assert before.low > 0

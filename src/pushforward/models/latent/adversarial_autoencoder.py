@@ -129,6 +129,9 @@ class AdversarialAutoencoder(GradientModel):
         It sees (z, label), the label of a draw being its petal, so that each class is led to a petal of its own; records without label
         bear one of an extra class, which goes with draws from the whole mixture. With the normal prior codes are made independent of the
         label instead.
+    adversarial_weight
+        Weight of the critic's verdict on the codes in one step with their reconstruction, whose pass it shares (Tolstikhin et al. 2018,
+        algorithm 1): two steps a round. None takes turns, a step for each, as Makhzani et al. do: three.
     hidden
         Widths of the dense layers of the encoder, in reverse order of the decoder; Makhzani et al. use (1000, 1000).
     critic_hidden
@@ -147,7 +150,8 @@ class AdversarialAutoencoder(GradientModel):
 
     References
     ----------
-    Makhzani, Shlens, Jaitly, Goodfellow & Frey 2015, "Adversarial Autoencoders".
+    Makhzani, Shlens, Jaitly, Goodfellow & Frey 2015, "Adversarial Autoencoders"; Tolstikhin, Bousquet, Gelly & Schölkopf 2018,
+    "Wasserstein Auto-Encoders".
     """
 
     name = "aae"
@@ -168,6 +172,7 @@ class AdversarialAutoencoder(GradientModel):
         components: int | None = None,
         posterior: Literal["deterministic", "gaussian"] = "deterministic",
         labelled: int | None = 0,
+        adversarial_weight: float | None = None,
         hidden: tuple[int, ...] = (400, 400),
         critic_hidden: tuple[int, ...] = (400, 400),
         network: Literal["auto", "mlp", "conv"] = "auto",
@@ -177,7 +182,7 @@ class AdversarialAutoencoder(GradientModel):
         super().__init__()
         self.latent_dim, self.prior, self.components, self.posterior_, self.labelled = latent_dim, prior, components, posterior, labelled
         self.hidden, self.critic_hidden, self.network, self.activation = hidden, critic_hidden, network, activation
-        self.likelihood_ = likelihood
+        self.adversarial_weight, self.likelihood_ = adversarial_weight, likelihood
         self._seen: Labelled | None = None
         self._last = LastCodes()
 
@@ -189,6 +194,8 @@ class AdversarialAutoencoder(GradientModel):
         d = self.latent_dim
         if d < 1:
             raise ConfigError(f"latent_dim must be at least 1, got {d}.")
+        if self.adversarial_weight is not None and not self.adversarial_weight > 0:
+            raise ConfigError(f"adversarial_weight must be above 0, got {self.adversarial_weight}. Leave it out for turns.")
         for name, value, known in (
             ("prior", self.prior, ("normal", "mixture")),
             ("posterior", self.posterior_, ("deterministic", "gaussian")),
@@ -238,6 +245,11 @@ class AdversarialAutoencoder(GradientModel):
     # -- the three objectives ---------------------------------------------------------------------------------------------
 
     def _objectives(self) -> tuple[Objective, ...]:
+        if self.adversarial_weight is not None:
+            return (
+                Objective("autoencoder", (self.encoder, self.p_x), self._joint_loss, validate=False),
+                Objective("critic", (self.critic_net,), self._critic_loss, validate=False, fresh=False),
+            )
         return (
             Objective("reconstruction", (self.encoder, self.p_x), self._reconstruction_loss, validate=False),
             Objective("critic", (self.critic_net,), self._critic_loss, validate=False, fresh=False),
@@ -249,6 +261,17 @@ class AdversarialAutoencoder(GradientModel):
         self._last.leave(batch, z)
         loss = -self.p_x.log_prob(self.p_x(z, batch.c), batch.x)
         return Loss(loss, {"reconstruction": loss.detach()})
+
+    def _joint_loss(self, batch: Batch) -> Loss:
+        """-log p(x | z) and the weighted verdict on the same codes, and on those of labelled records where there are any."""
+        z = self._code(batch.x, batch.rng)
+        self._last.leave(batch, z)
+        reconstruction = -self.p_x.log_prob(self.p_x(z, batch.c), batch.x)
+        views = [(z if x is batch.x else self._code(x, batch.rng), y) for x, y in self._views(batch)]
+        verdict = _mean([GAME.rule.generator(self.critic(codes, y)) for codes, y in views])
+        assert self.adversarial_weight is not None
+        terms = {"reconstruction": reconstruction.detach(), "encoder": verdict.detach()}
+        return Loss(reconstruction + self.adversarial_weight * verdict, terms)
 
     def _views(self, batch: Batch) -> list[tuple[Tensor, Tensor | None]]:
         """(x, y) as the critic sees them: the batch without labels and as many labelled records, or the one kind that there is."""
@@ -271,12 +294,12 @@ class AdversarialAutoencoder(GradientModel):
             real.append(self.critic(self.draw(len(x), batch.rng, y), y))
             fake.append(self.critic(z, y))
             losses.append(GAME.critic(real[-1], fake[-1]))
-        loss = torch.stack(losses).mean(0)
-        terms = {"critic": loss, "D(real)": torch.cat(real).sigmoid(), "D(fake)": torch.cat(fake).sigmoid()}
-        return Loss(loss, {k: v.detach() for k, v in terms.items()})
+        loss = _mean(losses)
+        terms = {"critic": loss, "D(real)": torch.cat(real).detach().sigmoid(), "D(fake)": torch.cat(fake).detach().sigmoid()}
+        return Loss(loss, terms | {"critic": loss.detach()})
 
     def _encoder_loss(self, batch: Batch) -> Loss:
-        loss = torch.stack([GAME.rule.generator(self.critic(self._code(x, batch.rng), y)) for x, y in self._views(batch)]).mean(0)
+        loss = _mean([GAME.rule.generator(self.critic(self._code(x, batch.rng), y)) for x, y in self._views(batch)])
         return Loss(loss, {"encoder": loss.detach()})
 
     # -- the verbs --------------------------------------------------------------------------------------------------------
@@ -302,6 +325,10 @@ class AdversarialAutoencoder(GradientModel):
         log_prior = standard_normal if self._mixture is None else (lambda z, c: self._mixture.log_prob(z))  # pyright: ignore[reportOptionalMemberAccess]
         likelihood = lambda x, z, c: self.p_x.log_prob(self.p_x(z, c), x)
         return Joint(lambda n, c, rng: self.draw(n, rng), log_prior, self.emit, likelihood)
+
+
+def _mean(each: list[Tensor]) -> Tensor:
+    return each[0] if len(each) == 1 else torch.stack(each).mean(0)
 
 
 def known_answers() -> Iterator[Known]:
