@@ -295,8 +295,8 @@ class AdversarialAutoencoder(GradientModel):
             fake.append(self.critic(z, y))
             losses.append(GAME.critic(real[-1], fake[-1]))
         loss = _mean(losses)
-        terms = {"critic": loss, "D(real)": torch.cat(real).detach().sigmoid(), "D(fake)": torch.cat(fake).detach().sigmoid()}
-        return Loss(loss, terms | {"critic": loss.detach()})
+        told = {k: _joined(v).detach().sigmoid() for k, v in (("D(real)", real), ("D(fake)", fake))}
+        return Loss(loss, {"critic": loss.detach(), **told})
 
     def _encoder_loss(self, batch: Batch) -> Loss:
         loss = _mean([GAME.rule.generator(self.critic(self._code(x, batch.rng), y)) for x, y in self._views(batch)])
@@ -329,6 +329,10 @@ class AdversarialAutoencoder(GradientModel):
 
 def _mean(each: list[Tensor]) -> Tensor:
     return each[0] if len(each) == 1 else torch.stack(each).mean(0)
+
+
+def _joined(each: list[Tensor]) -> Tensor:
+    return each[0] if len(each) == 1 else torch.cat(each)
 
 
 def known_answers() -> Iterator[Known]:
