@@ -7,6 +7,7 @@ Nothing is written when the block fails, so a file is always a whole experiment.
 """
 
 import json
+import math
 import operator
 import os
 import platform
@@ -57,6 +58,11 @@ class Result:
         `kind` says what the number is: exact, bound, estimate, measured. Give `holds` where a comparison does not say it.
         """
         value = value.item() if hasattr(value, "item") else value  # type: ignore[union-attr]
+        stderr = None if stderr is None or not math.isfinite(stderr) else stderr
+        if not math.isfinite(value):  # JSON has no such number, and a long run is not to be lost for one figure
+            self.settings.setdefault("figures that are not finite", []).append(name)
+            print(f"{name}: {value}", flush=True)
+            return False
         if target is not None and holds is None:
             sign, _, limit = target.partition(" ")
             if sign not in COMPARE:
