@@ -18,6 +18,7 @@ hook                               meaning
 `_decode(z, c)`                    records at the given codes, (B, *shape)
 `_posterior(x, c)`                 q(z | x) or p(z | x), a `torch.distributions.Distribution`
 `_likelihood(z, c)`                p(x | z), a distribution
+`_complete(x, known, c, rng)`      x with its entries outside the mask `known`, of the shape of one record, drawn from p(unknown | known, c)
 `_joint()`                         p(z | c) and p(x | z, c) as an `ais.Joint`, which gives `evidence`; with a keyword `noise` where p(x | z)
                                    needs an observation noise
 `code_spec`                        a `DataSpec` of the codes where they are no points of reals, such as symbols of a codebook (optional)
@@ -40,6 +41,7 @@ from torch.distributions import Distribution
 
 from . import store
 from .data import Data, Records, Schema, as_data
+from .data.partial import partial
 from .data.spec import DataSpec
 from .errors import ConfigError, DataError, NotFitted, Unsupported, nearest
 from .objective import Batch, Loss, Objective, Observer, Training
@@ -239,6 +241,36 @@ class Model(nn.Module, ABC):
         assert x.shape == (n, *spec.shape), f"{type(self).__name__}._sample returned {tuple(x.shape)}"
         return x if self.schema is None else self.schema.decode(x)
 
+    def complete(
+        self,
+        records: Any,
+        known: Any = None,
+        *,
+        condition: Any = None,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """The records with what is not known drawn from p(unknown | known), given the condition too where there is one.
+
+        `known` is a mask in the form of one record, or one for each: what it leaves out is redrawn (for a table, the names of the known
+        columns). None takes NaN, or missing values, for what is not known. `generator`, `seed` and `options` as in `sample`.
+        Raises `Unsupported` where the family has no exact way for these entries.
+        """
+        spec = self._ready("complete")
+        hook = self._hook("complete", options)
+        x, given = partial(records, known, self.schema, spec, self.dtype)
+        c, rng = self._condition(condition, len(x)), self._rng(generator, seed)
+        x = x.to(self.device)
+        # Records that miss the same entries are drawn together.
+        patterns, which = given.flatten(1).unique(dim=0, return_inverse=True)
+        with torch.no_grad():
+            for i, pattern in enumerate(patterns):
+                for at in (which == i).nonzero()[:, 0].split(CHUNK):
+                    x[at] = hook(x[at], pattern.view(spec.shape).to(self.device), None if c is None else c[at], rng, **options)
+        x = x.cpu()
+        return x if self.schema is None else self.schema.decode(x)
+
     # -- evaluate likelihood ------------------------------------------------------------------------------------------
 
     def log_prob(
@@ -307,7 +339,7 @@ class Model(nn.Module, ABC):
 
     @classmethod
     def supports(cls, verb: str) -> bool:
-        """Whether this family offers the verb: `sample`, `log_prob`, `encode`, `decode`, `posterior` or `likelihood`."""
+        """Whether this family offers the verb: `sample`, `complete`, `log_prob`, `encode`, `decode`, `posterior` or `likelihood`."""
         return hasattr(cls, f"_{verb}") and verb not in cls.unsupported
 
     # -- save ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ drawing the variables one by one therefore computes each unit once (`MaskedMLP.i
 instead of D.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -43,6 +44,27 @@ class MaskedLinear(nn.Linear):
         return F.linear(input, self.masked(), self.bias)
 
 
+def sequence_of(D: int, order: str, seed: int) -> list[int]:
+    """The variables 0 .. D-1 in their natural order, or in a random one fixed by its own seed.
+
+    A saved model finds the same masks again without storing them.
+    """
+    return list(range(D)) if order == "natural" else torch.randperm(D, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def ranks(sequence: Sequence[int]) -> Tensor:
+    """r(d) in 1..D of each variable d, (D,)."""
+    rank = torch.empty(len(sequence), dtype=torch.long)
+    rank[torch.tensor(sequence)] = torch.arange(1, len(sequence) + 1)
+    return rank
+
+
+def masks_of(r_in: Tensor, r_out: Tensor, degrees: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The masks of the hidden layers, of the output and of direct connections, from the ranks of features and the degrees of units."""
+    seen = [r_in, *degrees]
+    return [m[:, None] >= before for before, m in itertools.pairwise(seen)], r_out[:, None] > seen[-1], r_out[:, None] > r_in
+
+
 class MaskedMLP(nn.Module):
     """The network of MADE over D variables, the d-th of which enters as in_widths[d] features and leaves as out_widths[d] parameters.
 
@@ -58,7 +80,7 @@ class MaskedMLP(nn.Module):
     condition_dim
         Width of c, 0 for none.
     order
-        `natural` (1, 2, ... D) or `random`, a permutation fixed by `order_seed`.
+        `natural` (1, 2, ... D), `random`, a permutation fixed by `order_seed`, or the variables 0 .. D-1 in their order.
     direct
         Whether inputs also reach the outputs directly.
     """
@@ -69,32 +91,25 @@ class MaskedMLP(nn.Module):
         out_widths: Sequence[int],
         hidden: Sequence[int] = (512, 512),
         condition_dim: int = 0,
-        order: Literal["natural", "random"] = "natural",
+        order: Literal["natural", "random"] | Sequence[int] = "natural",
         order_seed: int = 0,
         direct: bool = True,
     ):
         super().__init__()
         D = len(in_widths)
+        self.condition_dim = condition_dim
         self.in_widths, self.out_widths = list(in_widths), list(out_widths)
-        # The permutation has its own seed, so that a saved model finds the same masks again without storing them.
-        g = torch.Generator().manual_seed(order_seed)
-        self.sequence: list[int] = list(range(D)) if order == "natural" else torch.randperm(D, generator=g).tolist()
-        rank = torch.empty(D, dtype=torch.long)
-        rank[torch.tensor(self.sequence)] = torch.arange(1, D + 1)
+        self.sequence = sequence_of(D, order, order_seed) if isinstance(order, str) else list(order)
+        rank = ranks(self.sequence)
         r_in = rank.repeat_interleave(torch.tensor(self.in_widths))
         r_out = rank.repeat_interleave(torch.tensor(self.out_widths))
         lowest = 0 if condition_dim or D == 1 else 1
-
-        layers, before = [], r_in
-        self.degrees: list[Tensor] = []
-        for width in hidden:
-            m = lowest + torch.arange(width) * (D - lowest) // width  # sorted, spread evenly over lowest .. D-1
-            layers.append(MaskedLinear(m[:, None] >= before))
-            self.degrees.append(m)
-            before = m
-        self.hidden = nn.ModuleList(layers)
-        self.out = MaskedLinear(r_out[:, None] > before)
-        self.direct = MaskedLinear(r_out[:, None] > r_in, bias=False) if direct else None
+        # Sorted, spread evenly over lowest .. D-1.
+        self.degrees: list[Tensor] = [lowest + torch.arange(width) * (D - lowest) // width for width in hidden]
+        masks, out, straight = masks_of(r_in, r_out, self.degrees)
+        self.hidden = nn.ModuleList([MaskedLinear(mask) for mask in masks])
+        self.out = MaskedLinear(out)
+        self.direct = MaskedLinear(straight, bias=False) if direct else None
         widths = (*hidden, sum(self.out_widths)) if condition_dim else ()
         self.condition = nn.ModuleList([nn.Linear(condition_dim, w, bias=False) for w in widths])
 

@@ -1,0 +1,82 @@
+"""Records of which only some entries are known: their values as a tensor, and a mask that says which.
+
+A user says what is known by a mask in the form of a record, by the names of columns, or by leaving NaN (missing values in tables) where
+nothing is.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .arrays import ArraySchema, as_array, images_first
+from .columns import library_of, names_of, raw_column
+from .schema import Schema, named
+from .spec import DataSpec
+from .tables import TableSchema
+
+
+def partial(records: Any, known: Any, schema: Schema | None, spec: DataSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(x, known), both (n, *spec.shape): the values, 0 where they are not known, and whether they are, bool.
+
+    `known` is a mask in the user's own layout, for one record or one for each ((H, W) for all channels of a pixel); names of columns for a
+    table; or None, where NaN or missing values are what is not known. Raises `DataError` when it is none of them.
+    """
+    if isinstance(schema, TableSchema):
+        return _table(records, known, schema, dtype)
+    u, _ = as_array(records, "records")
+    given = ~u.isnan() if known is None and u.is_floating_point() else torch.ones_like(u, dtype=torch.bool)
+    if known is not None:
+        given = _mask(known, u, schema)
+    if not isinstance(schema, ArraySchema):
+        if tuple(u.shape[1:]) != spec.shape:
+            raise DataError(f"Records have shape {tuple(u.shape[1:])}; this model was fitted to {spec.shape}.")
+        return torch.where(given, u, 0).to(dtype), given
+    # A value of the support stands where nothing is known: the user's form of x = 0.
+    blank, _ = as_array(schema.decode(torch.zeros(1, *spec.shape)), "records")
+    if tuple(u.shape[1:]) != tuple(blank.shape[1:]):
+        return schema.encode(records, dtype), given  # raises, naming the shapes
+    x = schema.encode(torch.where(given, u, blank.to(u.dtype)), dtype)
+    given = images_first(given, schema.layout)
+    return torch.where(given, x, 0), given
+
+
+def _mask(known: Any, u: Tensor, schema: Schema | None) -> Tensor:
+    """The mask in the shape of the records `u`."""
+    mask, _ = as_array(known, "mask of known entries")
+    if mask.dtype is not torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise DataError("known= is a mask of what is known: give booleans, True for the entries to keep.")
+    shape, layout = tuple(u.shape[1:]), getattr(schema, "layout", "first")
+    if len(shape) == 3 and tuple(mask.shape) == (shape[1:] if layout == "first" else shape[:2]):
+        mask = mask if layout == "first" else mask[..., None]
+    elif tuple(mask.shape) not in (shape, tuple(u.shape)):
+        raise DataError(
+            f"known= has shape {tuple(mask.shape)}; give a mask of shape {shape} for all records, or {tuple(u.shape)} for each."
+        )
+    return mask.bool().expand(u.shape)
+
+
+def _table(records: Any, known: Any, schema: TableSchema, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    if library_of(records) is None:
+        raise DataError(f"This model takes tables; got {type(records).__name__}. Give a pandas or polars DataFrame.")
+    columns = [c.name for c in schema.columns]
+    if known is None:
+        keep = [name for name in columns if name in names_of(records)]
+    elif all(isinstance(k, str) for k in known):
+        keep = list(known)
+    else:
+        raise DataError(f"known= names the columns of a table that are known. Give some of {named(columns, 20)}.")
+    unknown = [k for k in keep if k not in columns or k not in names_of(records)]
+    if unknown:
+        raise DataError(f"known= names {named(unknown)}, which the table or the model lacks. The model was fitted to {named(columns, 20)}.")
+    x = torch.zeros(len(records), len(columns), dtype=dtype)
+    given = torch.zeros(len(records), len(columns), dtype=torch.bool)
+    for j, column in enumerate(schema.columns):
+        if column.name in keep:
+            raw = raw_column(records, column.name)
+            # A column in which missing values are a category has nothing that is not known.
+            there = ~raw.missing if known is None and None not in column.values else raw.missing | ~raw.missing
+            given[:, j] = torch.from_numpy(there)
+            x[given[:, j], j] = torch.from_numpy(column.encode(raw.rows(there))).to(dtype)
+    return x, given
