@@ -108,6 +108,12 @@ class Model(nn.Module, ABC):
         del spec
         return None
 
+    @classmethod
+    def training_for(cls, spec: DataSpec) -> Training:
+        """The training defaults for such records; `training` unless a family has others for some kinds."""
+        del spec
+        return cls.training
+
     # -- building -----------------------------------------------------------------------------------------------------
 
     def build(self, spec: DataSpec, *, seed: int = 0) -> Self:
@@ -162,7 +168,7 @@ class Model(nn.Module, ABC):
         Diverged
             A loss became infinite or NaN; the last good checkpoint is kept.
         """
-        training = type(self).training.override(**settings)
+        type(self).training.override(**settings)  # a setting that is none is said before any record is read
         data = as_data(data, label=None if condition is None or condition is True else condition)
         conditional = condition is not None and condition is not False
         if conditional and data.schema.condition is None:
@@ -174,6 +180,7 @@ class Model(nn.Module, ABC):
             )
         self._adopt(data.schema, conditional)
         assert self.spec is not None
+        training = self.training_for(self.spec).override(**settings)
         self.build(self.spec, seed=training.seed)
         run = None
         if out is not None and store.rank_zero():

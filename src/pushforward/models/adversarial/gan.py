@@ -73,7 +73,7 @@ class GAN(GradientModel):
     spectral
         Whether the critic's layers are divided by their spectral norms (Miyato et al. 2018).
     fourier
-        Random Fourier features that an MLP critic sees beside x; None takes 128 for points and 0 otherwise. Without them a critic
+        Random Fourier features that an MLP critic sees beside x; None takes 256 for points and 0 otherwise. Without them a critic
         learns the fine structure of points last (Tancik et al. 2020); on 8x8 digits they spoil the samples (density 0.63 against 0.89).
     conditioning
         How a condition reaches the critic: as an `input`, by a `projection` (Miyato & Koyama 2018), or by an `auxiliary` classifier that
@@ -188,6 +188,12 @@ class GAN(GradientModel):
     def accepts(cls, spec: DataSpec) -> str | None:
         return categorical_pixels(cls.__name__, spec)
 
+    @classmethod
+    def training_for(cls, spec: DataSpec) -> Training:
+        # On 25 Gaussians 1e-3 leaves a fifth of the strays between them that 2e-3 leaves; on 8x8 digits it has a lower density (.84
+        # against .99 after 4,000 rounds).
+        return cls.training.override(lr=1e-3) if spec.kind == "points" else cls.training
+
     def _build(self, spec: DataSpec) -> None:
         condition = None if self.schema is None else self.schema.condition
         if self.conditioning == "auxiliary" and condition is not None and condition.kind != "classes":
@@ -207,7 +213,7 @@ class GAN(GradientModel):
         else:
             kind = ResidualDecoder if network == "residual" else ConvDecoder
             self.generator_net = kind(self._z, shape, self.channels, c, act, norm=norm)
-        waves = (128 if spec.kind == "points" else 0) if self.fourier is None else self.fourier
+        waves = (256 if spec.kind == "points" else 0) if self.fourier is None else self.fourier
         self.critic_net = Critic(
             shape,
             network=network,
