@@ -190,8 +190,8 @@ class GAN(GradientModel):
 
     @classmethod
     def training_for(cls, spec: DataSpec) -> Training:
-        # On 25 Gaussians 1e-3 leaves a fifth of the strays between them that 2e-3 leaves; on 8x8 digits it has a lower density (.84
-        # against .99 after 4,000 rounds).
+        # Five minutes on 25 Gaussians put .94 of the samples within 3 sd of one at 1e-3, .80 at 2e-3; on 8x8 digits, 4,000 rounds have a
+        # density of .84 at 1e-3 and .99 at 2e-3.
         return cls.training.override(lr=1e-3) if spec.kind == "points" else cls.training
 
     def _build(self, spec: DataSpec) -> None:
