@@ -10,6 +10,7 @@ as `real`: what a perfect model would score at this sample size.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -135,12 +136,24 @@ def _likelihood(result: Evaluation, model: Model, data: Data, held_out: Records,
         result.notes.append(f"{lost} of {len(log_prob)} held-out records have no finite log-likelihood under this model.")
         return
     result.log_probs, result.figures["log_prob"] = log_prob, metrics.mean_estimate(log_prob)
-    if spec.discrete:
+    if spec.discrete and spec.kind != "sequence":  # whose entries are not equally many
         result.figures["bits_per_dim"] = metrics.mean_estimate(metrics.bits_per_dim(log_prob, spec.dim))
+    if spec.kind == "sequence" and hasattr(model, "per_token"):
+        result.figures["nats_per_token"] = _per_token(model, held_out)
     truth = data.truth
     if truth is not None and hasattr(truth, "log_prob") and not result.conditional:
         gap = truth.log_prob(_user_tensor(data, held_out.tensor())).double() - log_prob
         result.figures["kl"] = metrics.mean_estimate(gap)
+
+
+def _per_token(model: Any, held_out: Records) -> Estimate:
+    """Nats over symbols (or frames) of all records together, with the error of that ratio by records (Cochran 1977, equation 2.45)."""
+    log_p = model.per_token(held_out).double()
+    nats, count = -log_p.nansum(1), (~log_p.isnan()).sum(1).double()
+    value, n = nats.sum() / count.sum(), len(nats)
+    stderr = float((nats - value * count).square().sum().sqrt() / count.sum() * (n / max(n - 1, 1)) ** 0.5) if n > 1 else math.nan
+    value = float(value)
+    return Estimate(value, value - 1.96 * stderr, value + 1.96 * stderr, stderr, n, "normal")
 
 
 # -- samples --------------------------------------------------------------------------------------------------------
@@ -149,11 +162,14 @@ def _likelihood(result: Evaluation, model: Model, data: Data, held_out: Records,
 def _samples(
     result: Evaluation, model: Model, data: Data, held_out: Records, features: Any, inception: str | None, target: str | None, seed: int
 ) -> None:
-    n = result.samples = len(held_out)
-    condition = held_out.labels() if result.conditional else None
+    n = result.samples = min(len(held_out), 64) if data.spec.kind == "sequence" else len(held_out)
+    condition = held_out.labels()[:n] if result.conditional else None
     started = time.perf_counter()
     drawn = model.sample(n, condition=condition, seed=seed)
     _speed(result, model, condition, n, time.perf_counter() - started, seed)
+    if data.spec.kind == "sequence":
+        result.notes.append("Samples of sequences are not compared with records: their figure is the likelihood.")
+        return
     try:
         fake = data.schema.encode(drawn).double()
     except DataError as error:

@@ -43,6 +43,13 @@ FIGURES: Mapping[str, About] = {
     "bits_per_dim": About(
         "bits/dim", "likelihood", "low", "The same as a code length, −log₂ p(x) per entry; for records on finite sets only.", "bits"
     ),
+    "nats_per_token": About(
+        "nats/token",
+        "likelihood",
+        "low",
+        "−log p of a symbol of a text (its exponential is the perplexity), or of a frame of music, given those before.",
+        "nats per token",
+    ),
     "kl": About(
         "KL(p ‖ model)", "likelihood", "low", "Divergence from the density that the records were drawn from, where that is known.", "nats"
     ),

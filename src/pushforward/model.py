@@ -41,6 +41,7 @@ from torch.distributions import Distribution
 
 from . import store
 from .data import Data, Records, Schema, as_data
+from .data.features import no_sequences
 from .data.partial import partial
 from .data.spec import DataSpec
 from .errors import ConfigError, DataError, NotFitted, Unsupported, nearest
@@ -78,6 +79,8 @@ class Model(nn.Module, ABC):
     """The family's own training defaults; `fit` overrides them one by one."""
     takes_unlabelled: ClassVar[bool] = False
     """Whether it can be fitted with a condition when some records have no label (whose condition is then all zeros)."""
+    takes_sequences: ClassVar[bool] = False
+    """Whether it models records of kind `sequence`; those that do not refuse them."""
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Verb -> why this family cannot offer it, and what to use instead."""
 
@@ -105,8 +108,7 @@ class Model(nn.Module, ABC):
     @classmethod
     def accepts(cls, spec: DataSpec) -> str | None:
         """None when this family can model such records, else the reason it cannot and what can."""
-        del spec
-        return None
+        return no_sequences(cls.__name__) if spec.kind == "sequence" and not cls.takes_sequences else None
 
     @classmethod
     def training_for(cls, spec: DataSpec) -> Training:
@@ -208,7 +210,7 @@ class Model(nn.Module, ABC):
             write_card(run, density=self.density, parameters=sum(p.numel() for p in self.parameters()))
             return
         hook, c, rng = self._hook("sample"), None, self._rng(None, 0)
-        n = 64 if self.spec.kind == "image" else 1000
+        n = {"image": 64, "sequence": 16}.get(self.spec.kind, 1000)
         if self.spec.condition_dim:
             # As many of each class as fit; a vector condition gets unit vectors.
             c = torch.eye(self.spec.condition_dim, device=self.device, dtype=self.dtype)[torch.arange(n) * self.spec.condition_dim // n]

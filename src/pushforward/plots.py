@@ -1,6 +1,7 @@
 """Pictures of records, drawn with matplotlib on figures of their own (no global state, no window)."""
 
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,11 @@ INK = "#3b5b92"
 
 
 def draw_samples(x: Tensor, schema: Schema | None, spec: DataSpec, path: Path) -> None:
-    """Write a picture of the records x (n, *spec.shape): a grid of images, a scatter of points, or each column's histogram."""
-    figure = image_grid(x, spec) if spec.kind == "image" else scatter(x, schema) if spec.dim == 2 else histograms(x, schema)
+    """Write a picture of the records x (n, *spec.shape): a grid of images, texts, pianorolls, a scatter of points, or histograms."""
+    if spec.kind == "sequence":
+        figure = sequences(x, schema, spec)
+    else:
+        figure = image_grid(x, spec) if spec.kind == "image" else scatter(x, schema) if spec.dim == 2 else histograms(x, schema)
     atomic(path, lambda draft: figure.savefig(draft, format="png", dpi=150, bbox_inches="tight"))
 
 
@@ -46,6 +50,33 @@ def image_grid(x: Tensor, spec: DataSpec) -> "Figure":
     figure, (axis,) = _figure(6, 6 * sheet.shape[0] / sheet.shape[1])
     axis.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.axis("off")
+    return figure
+
+
+def sequences(x: Tensor, schema: Schema | None, spec: DataSpec, most: int = 8) -> "Figure":
+    """The first texts, line by line, or the first pieces as pianorolls: time to the right, pitch upwards."""
+    x = x[:most]
+    if len(spec.shape) == 2:
+        figure, axes = _figure(7, 1.1 * len(x) + 0.3, len(x))
+        keys = spec.shape[1] - spec.ends
+        bits = x.flatten(0, 1).amax(0)[:keys].nonzero().flatten().tolist() or [0]
+        low, high = max(0, bits[0] - 2), min(keys, bits[-1] + 3)
+        for axis, roll in zip(axes, x.numpy(), strict=True):
+            axis.imshow(1 - roll[:, low:high].T, cmap="gray", vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+        axes[-1].set_xlabel(f"step 1 to {spec.shape[0]}", fontsize=8)
+        return figure
+    texts = [f"{row.long().tolist()}" for row in x] if schema is None else schema.decode(x)
+    lines = []
+    for text in texts:
+        found = [piece for line in text.split("\n") for piece in (textwrap.wrap(line, 88, replace_whitespace=False) or [""])]
+        lines += [*found[:10], "..."] if len(found) > 10 else found
+        lines.append("─" * 20)
+    figure, (axis,) = _figure(8, 0.16 * len(lines) + 0.4)
+    axis.axis("off")
+    # A dollar sign would begin a formula.
+    shown = "\n".join(lines[:-1]).replace("$", r"\$")
+    axis.text(0, 1, shown, family="monospace", fontsize=8, va="top", transform=axis.transAxes)
     return figure
 
 

@@ -32,7 +32,7 @@ def _settings(**changed: Any) -> dict[str, Any]:
 
 
 def example_data() -> dict[str, Data]:
-    """Small labelled data sets of each kind: points, a mixed table, grey images of few levels."""
+    """Small labelled data sets of each kind: points, a mixed table, grey images of few levels, short texts and pieces of music."""
     import pandas as pd
 
     random = np.random.default_rng(0)
@@ -42,16 +42,21 @@ def example_data() -> dict[str, Data]:
         {"size": points[:, 0], "kind": np.array(["a", "b", "c"])[random.integers(0, 3, 160)], "count": random.integers(0, 9, 160)}
     )
     images = (random.integers(0, 3, (160, 6, 5)) + label[:, None, None]).astype(np.uint8)
+    texts = ["".join(random.choice(list("ab" if y else "bc"), random.integers(3, 8))) for y in label]
+    pieces = [[sorted({60 + 4 * y, int(note)}) for note in random.integers(60, 72, random.integers(3, 7))] for y in label.tolist()]
     return {
         "points": load_data(points.astype(np.float32), label=label),
         "table": load_data(table, label=label),
         "images": load_data(images, label=label, support="levels"),
+        "text": load_data(texts, label=label),
+        "music": load_data(pieces, label=label),
     }
 
 
 def _accepted(make: Make) -> Iterator[tuple[str, Data]]:
     for kind, data in example_data().items():
-        if make().accepts(data.schema.spec) is None:
+        model = make()
+        if model.accepts(data.schema.spec) is None and (data.spec.kind != "sequence" or model.takes_sequences):
             yield kind, data
 
 

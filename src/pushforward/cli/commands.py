@@ -232,7 +232,7 @@ def log_prob(ctx: click.Context, run: str, out: str | None, overwrite: bool, see
         output.write_values(values.numpy(), out, "log_prob", overwrite)
     error = f" ± {standard_error(values):.4f}" if len(values) > 1 else ""
     click.echo(f"log p(x) = {values.mean():.4f}{error} nats per record ({model.density}), {len(values)} {what}")
-    if model.spec is not None and model.spec.discrete:
+    if model.spec is not None and model.spec.discrete and model.spec.kind != "sequence":
         from ..metrics import bits_per_dim
 
         click.echo(f"         = {float(bits_per_dim(values, model.spec.dim).mean()):.4f} bits/dim")

@@ -17,7 +17,7 @@ def write(model: Any, records: Any, out: str | None, overwrite: bool) -> None:
     if out is None:
         if model.spec.kind == "image":
             raise ConfigError("Images need --out: FILE.png (one picture of all), a folder (one file each), FILE.npy or FILE.npz.")
-        click.echo(_csv(records))
+        click.echo(_text(records) if model.spec.kind == "sequence" else _csv(records))
         return
     path = Path(out).expanduser()
     if path.suffix.lower() == ".png":
@@ -33,6 +33,11 @@ def write(model: Any, records: Any, out: str | None, overwrite: bool) -> None:
 
         write_records(records, path, overwrite=overwrite)
     click.echo(f"{len(records)} records -> {path}", err=True)
+
+
+def _text(records: Any) -> str:
+    """Texts with a line between two, or pieces of music as lines of JSON."""
+    return "\n----\n".join(records) if isinstance(records[0], str) else "\n".join(json.dumps(r) for r in records)
 
 
 def _vacant(path: Path, overwrite: bool) -> None:

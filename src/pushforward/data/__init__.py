@@ -6,6 +6,7 @@ from .features import Features
 from .readers import as_data, load_data, read_records, reload
 from .records import Data, Records
 from .schema import Condition, Schema
+from .sequences import SequenceSchema
 from .spec import BINARY, REAL, UNIT, DataSpec, Kind, Support, categories, levels
 from .tables import TableSchema
 from .writers import pictures, write_records
@@ -23,6 +24,7 @@ __all__ = [
     "Mixture2D",
     "Records",
     "Schema",
+    "SequenceSchema",
     "Support",
     "TableSchema",
     "as_data",

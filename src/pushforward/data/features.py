@@ -20,6 +20,8 @@ class Features:
 
     def __init__(self, spec: DataSpec):
         self.spec = spec
+        if spec.kind == "sequence":
+            raise DataError("Sequences have no features of a fixed length. Use a model of sequences: recurrent or transformer.")
         self.blocks: list[tuple[int, Support, slice]] = []
         start = 0
         for column, support in enumerate(spec.columns):
@@ -74,10 +76,17 @@ class Features:
 
 
 def categorical_pixels(family: str, spec: DataSpec) -> str | None:
-    """Why a family that needs features cannot model images of categories, for its `accepts`; None for all other records."""
+    """Why a family that needs features cannot model images of categories or sequences, for its `accepts`; None for all other records."""
+    if spec.kind == "sequence":
+        return no_sequences(family)
     if spec.kind == "image" and any(s.name == "categories" for s in spec.supports):
         return f"{family} needs numbers for pixels; these images have categories. Give them as levels, or as a table with one column each."
     return None
+
+
+def no_sequences(family: str) -> str:
+    """Why a family of records of fixed entries refuses sequences."""
+    return f"{family} models records whose entries have fixed places, and these are sequences. Use recurrent or transformer."
 
 
 def _scale(x: Tensor, support: Support) -> Tensor:

@@ -16,9 +16,11 @@ from .columns import library_of
 from .densities import DRAWN, KNOWN
 from .files import csv, npz, parquet
 from .from_arrays import array_data
+from .from_sequences import read_pieces, read_text, roll_data, text_data
 from .from_tables import table_data
 from .images import read_folder
 from .join import joined
+from .midi import read_midi
 from .records import Data, Split
 
 _SPLITTING = ("validation", "test", "seed", "data_b")
@@ -29,13 +31,17 @@ _OPTIONS = {
     "folder of images": ("label", "support", "binarize", "size", "skip_bad"),
     "built-in density": ("label", "support", "n"),
     "built-in set of images": ("label", "support", "binarize", "missing"),
+    "text": ("label", "missing", "tokens", "length", "lines", "vocabulary"),
+    "collection of pieces": ("label", "missing", "length", "per_beat"),
 }
 _PLAIN = (str, int, float, bool, type(None))
 _DEFAULTS: dict[str, Any] = {
     "label": None, "support": None, "binarize": None, "missing": "error", "channels": None, "columns": None, "drop": None,
     "key": None, "size": None, "skip_bad": False, "n": None, "data_b": None, "validation": 0.1, "test": 0.1, "seed": 0,
+    "tokens": "characters", "length": None, "lines": False, "vocabulary": None, "per_beat": 4,
 }  # fmt: skip
 _ARRAY, _TABLE = (".npy", ".npz"), (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
+_TEXT, _JSON, _MIDI = (".txt", ".txt.gz"), (".json", ".json.gz"), (".mid", ".midi")
 
 
 @dataclass
@@ -69,6 +75,11 @@ def load_data(
     drop: Sequence[str] | None = None,
     key: str | None = None,
     n: int | None = None,
+    tokens: Literal["characters", "words"] = "characters",
+    length: int | None = None,
+    lines: bool = False,
+    vocabulary: int | None = None,
+    per_beat: int = 4,
     data_b: Any = None,
     validation: float = 0.1,
     test: float = 0.1,
@@ -80,8 +91,9 @@ def load_data(
     ----------
     source
         A NumPy array or tensor, a pandas or polars DataFrame; a CSV, Parquet, .npy or .npz file (`file.npz:key` for one of several
-        arrays); a folder of images (sub-folders are classes); or a name: digits, mnist, fashion-mnist, binarized-mnist, ring, grid, moons,
-        swiss-roll, checkerboard, pinwheel.
+        arrays); a folder of images (sub-folders are classes); a text (.txt, .txt.gz) or a list of texts; pieces of music: a list or a JSON
+        file of pieces, each a list of steps, each a list of MIDI notes, or a MIDI file or a folder of them; or a name: digits, mnist,
+        fashion-mnist, binarized-mnist, ring, grid, moons, swiss-roll, checkerboard, pinwheel.
     label
         What records may be conditioned on: a column's name (tables), a key (.npz), or one label or vector per record.
     support
@@ -105,12 +117,24 @@ def load_data(
         The array of an .npz file to read.
     n
         How many records to draw from a built-in density (20,000 by default).
+    tokens
+        The symbols of a text: characters, or words with an unknown one for those that occur once in the training text.
+    length
+        The most symbols or steps of a record: one long text is cut into windows of it (128 by default), of which held-out ones are the end
+        of the text; longer lines and pieces are cut.
+    lines
+        Whether each line of a text file is a record of its own.
+    vocabulary
+        The most words that are kept; the rarer ones become unknown.
+    per_beat
+        Steps of a quarter note into which MIDI files are divided.
     data_b
         A second collection of the same form, such as another folder: its records get the label b, those of the source the label a.
     validation
         Share (or number) of records held out to watch training.
     test
-        Share (or number) of records held out to judge models. MNIST and its kin keep their official splits unless one of the two is given.
+        Share (or number) of records held out to judge models. MNIST and its kin, and collections with lists train, valid and test, keep
+        their own splits unless one of the two is given.
     seed
         Of the split, and of the draw from a built-in density.
 
@@ -145,6 +169,8 @@ def load_data(
             drop=drop,
             **splitting,
         )
+    elif read.kind in ("text", "collection of pieces"):
+        data = _sequences(read, given, label, missing, splitting)
     else:
         if isinstance(support, Mapping):
             raise ConfigError(f"support= by column is for tables; a {read.kind} takes one: support='real'.")
@@ -170,6 +196,16 @@ def load_data(
     return data
 
 
+def _sequences(read: Source, given: dict[str, Any], label: Any, missing: str, splitting: dict[str, Any]) -> Data:
+    if isinstance(label, str):
+        raise ConfigError(f"label={label!r} names a column of a table or a key of an .npz file; a {read.kind} takes one label per record.")
+    own = {k: given[k] for k in ("tokens", "length", "vocabulary") if k in given}
+    how = {"label": read.label if label is None else label, "missing": missing, "source": read.name, **own, **splitting}
+    if read.kind == "text":
+        return text_data(read.records, **how)
+    return roll_data(read.records, given=bool({"validation", "test"} & set(given)), **how)
+
+
 def read_records(
     source: Any,
     *,
@@ -177,13 +213,17 @@ def read_records(
     key: str | None = None,
     size: tuple[int, int] | None = None,
     skip_bad: bool = False,
+    lines: bool = False,
 ) -> tuple[Any, Any]:
     """(records in the user's form, labels or None) of a source, with neither splits nor checks of what a fitted model would need.
 
     For records that a fitted model is to judge: `model.log_prob(read_records("new.csv")[0])`.
     """
-    given = {k: v for k, v in (("label", label), ("key", key), ("size", size), ("skip_bad", skip_bad or None)) if v is not None}
+    said = (("label", label), ("key", key), ("size", size), ("skip_bad", skip_bad or None), ("lines", lines or None))
+    given = {k: v for k, v in said if v is not None}
     read = _read(source, given)
+    if isinstance(read.records, Mapping):  # pieces with a split of their own
+        return [piece for part in read.records.values() for piece in part], None
     if read.kind == "table" and label is not None:
         if label not in read.records.columns:
             raise DataError(f"label={label!r}: the table has no such column.{nearest(label, map(str, read.records.columns))}")
@@ -224,6 +264,9 @@ def _with_second(first: Source, data_b: Any, given: dict[str, Any]) -> Source:
     if "label" in given:
         raise ConfigError("data_b= makes the collection that a record is from its label. Leave label= out.")
     second = _read(data_b, given)
+    for s in (first, second):
+        if s.kind in ("text", "collection of pieces"):
+            raise ConfigError(f"data_b= joins arrays, tables and images; {s.name} is a {s.kind}. Join them yourself and give label=.")
     given["data_b"] = second.reread if second.reread is not None else data_b
     names = tuple("the array" if s.name == "array" else s.name for s in (first, second))
     if names[0] == names[1]:
@@ -251,6 +294,9 @@ def _read(source: Any, given: dict[str, Any]) -> Source:
         return Source("array", source)
     if library_of(source) is not None:
         return Source("table", source, name="table")
+    if isinstance(source, list) and source and (isinstance(source[0], str) or _piece(source[0])):
+        kind = "text" if isinstance(source[0], str) else "collection of pieces"
+        return Source(kind, source, name="the list")
     if not isinstance(source, (str, os.PathLike)):
         hints = {
             "Series": " Give it as a frame: s.to_frame().",
@@ -263,6 +309,8 @@ def _read(source: Any, given: dict[str, Any]) -> Source:
     if text in NAMES:
         return _builtin(text, given)
     path = Path(text).expanduser()
+    if path.is_dir() and (found := sorted(p for p in path.rglob("*") if p.suffix.lower() in _MIDI)):
+        return _midi(found, path, given)
     if path.is_dir():
         images, labels, notes = read_folder(path, given.get("size"), bool(given.get("skip_bad")))
         return Source("folder of images", images, labels, str(path), str(path.resolve()), notes)
@@ -278,7 +326,28 @@ def _read(source: Any, given: dict[str, Any]) -> Source:
     if name.endswith(_TABLE):
         frame, notes = parquet(path) if name.endswith((".parquet", ".pq")) else csv(path)
         return Source("table", frame, name=str(path), reread=str(path.resolve()), notes=notes)
-    raise DataError(f"{path} is of a kind that cannot be read. Give a file of {', '.join((*_TABLE, *_ARRAY))}, or a folder of images.")
+    if name.endswith(_TEXT):
+        text = read_text(path)
+        records = [line for line in text.split("\n") if line.strip()] if given.get("lines") else text
+        return Source("text", records, name=str(path), reread=str(path.resolve()))
+    if name.endswith(_JSON):
+        return Source("collection of pieces", read_pieces(path), name=str(path), reread=str(path.resolve()))
+    if name.endswith(_MIDI):
+        return _midi([path], path, given)
+    kinds = ", ".join((*_TABLE, *_ARRAY, *_TEXT, *_JSON, *_MIDI))
+    raise DataError(f"{path} is of a kind that cannot be read. Give a file of {kinds}, or a folder of images.")
+
+
+def _piece(value: Any) -> bool:
+    """Whether this looks like a piece: a list of lists of notes."""
+    return isinstance(value, list) and bool(value) and all(isinstance(step, list) for step in value)
+
+
+def _midi(files: Sequence[Path], path: Path, given: dict[str, Any]) -> Source:
+    per_beat = given.get("per_beat", _DEFAULTS["per_beat"])
+    if isinstance(per_beat, bool) or not isinstance(per_beat, int) or per_beat < 1:
+        raise ConfigError(f"per_beat={per_beat!r} is no whole number of at least 1.")
+    return Source("collection of pieces", [read_midi(file, per_beat) for file in files], name=str(path), reread=str(path.resolve()))
 
 
 def _unknown(text: str, path: Path) -> str:

@@ -27,7 +27,7 @@ MAX_CLASSES = 1000
 
 
 class Schema(ABC):
-    """The user's form of a record. Concrete: `ArraySchema` (points and images) and `TableSchema` (named columns)."""
+    """The user's form of a record. Concrete: `ArraySchema` (points, images), `TableSchema` (columns), `SequenceSchema` (texts, music)."""
 
     spec: DataSpec
     condition: "Condition | None"
@@ -67,9 +67,10 @@ class Schema(ABC):
     def from_json(state: dict[str, Any]) -> "Schema":
         """The schema that `to_json` wrote. Raises `DataError` when the form is not one that this version knows."""
         from .arrays import ArraySchema
+        from .sequences import SequenceSchema
         from .tables import TableSchema
 
-        forms: dict[str, Any] = {"array": ArraySchema, "table": TableSchema}
+        forms: dict[str, Any] = {"array": ArraySchema, "table": TableSchema, "sequence": SequenceSchema}
         if state.get("form") not in forms:
             raise DataError(f"The schema has form {state.get('form')!r}.{nearest(str(state.get('form')), forms)}")
         return forms[state["form"]].parse(state)

@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Kind = Literal["points", "table", "image"]
+Kind = Literal["points", "table", "image", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,23 @@ class DataSpec:
     Parameters
     ----------
     kind
-        `points` (a vector of numbers), `table` (a row of named columns) or `image` (channels, height, width).
+        `points` (a vector of numbers), `table` (a row of named columns), `image` (channels, height, width) or `sequence` (steps in time).
     shape
-        The shape of one record: (D,) or (C, H, W).
+        The shape of one record: (D,), (C, H, W), or for sequences (T,) symbols or (T, K) frames of K bits.
     supports
         One `Support` for all entries, or (for tables) one for each of the D columns.
     condition_dim
         The width of the condition vector that the model is given, 0 for none. Labels arrive one-hot.
+    ends
+        Whether sequences may end before step T. The last category, or the last bit of a frame, then says that the record has ended, and
+        holds from there to step T: the other entries of an ended frame are 0.
     """
 
     kind: Kind
     shape: tuple[int, ...]
     supports: tuple[Support, ...] = (REAL,)
     condition_dim: int = 0
+    ends: bool = False
 
     @property
     def dim(self) -> int:
@@ -104,12 +108,13 @@ class DataSpec:
         return replace(self, condition_dim=dim)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        state = {
             "kind": self.kind,
             "shape": list(self.shape),
             "supports": [[s.name, s.size] for s in self.supports],
             "condition_dim": self.condition_dim,
         }
+        return {**state, "ends": True} if self.ends else state
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> "DataSpec":
@@ -118,6 +123,7 @@ class DataSpec:
             tuple(state["shape"]),
             tuple(Support(name, size) for name, size in state["supports"]),
             state["condition_dim"],
+            state.get("ends", False),
         )
 
     def __str__(self) -> str:

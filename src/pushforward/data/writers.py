@@ -1,5 +1,6 @@
 """Samples to files, in the form that the file's name asks for: whole or not at all."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -12,13 +13,15 @@ from torch import Tensor
 
 from ..errors import DataError, RunError
 from .columns import library_of
+from .midi import write_midi
 
 
 def write_records(records: Any, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write records in the user's form and return the path.
 
     DataFrames become `.csv`, `.csv.gz` or `.parquet`; arrays `.npy`, `.npz` (key `x`), or a `.csv` of columns x0, x1 ... for vectors;
-    images also a folder of PNG files (a path without ending).
+    images also a folder of PNG files (a path without ending). Texts become `.txt` (an empty line between two) or `.json`, pieces of music
+    `.json` or, with the extra `midi`, `.mid` (one piece) or a folder of MIDI files.
 
     Raises
     ------
@@ -28,12 +31,18 @@ def write_records(records: Any, path: str | Path, *, overwrite: bool = False) ->
         Something is there already (and `overwrite` is False), or the disk refuses. Nothing half-written is left and what was there stays.
     """
     path = Path(path).expanduser()
-    ending = next((e for e in (".csv.gz", ".csv", ".parquet", ".npy", ".npz") if path.name.lower().endswith(e)), path.suffix.lower())
+    ending = next(
+        (e for e in (".csv.gz", ".json", ".txt", ".mid", ".csv", ".parquet", ".npy", ".npz") if path.name.lower().endswith(e)),
+        path.suffix.lower(),
+    )
     taken = any(path.iterdir()) if path.is_dir() else path.exists()
     if taken and not overwrite:
         raise RunError(f"{path} is there already. Give another name, or overwrite=True.")
     if path.is_dir() and ending:
         raise RunError(f"{path} is a folder. Give the name of a file in it.")
+    if _are_sequences(records):
+        _atomic(path, _sequences(records, ending, path))
+        return path
     library = library_of(records)
     if library is None:
         records = records.detach().cpu().numpy() if isinstance(records, Tensor) else np.asarray(records)
@@ -67,6 +76,36 @@ def pictures(records: Any) -> np.ndarray:
         return np.ascontiguousarray(array)
     low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
     return np.rint((array.astype(np.float64) - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
+
+
+def _are_sequences(records: Any) -> bool:
+    """Whether these are texts or pieces of music."""
+    return isinstance(records, list) and bool(records) and isinstance(records[0], (str, list))
+
+
+def _sequences(records: list[Any], ending: str, path: Path) -> Callable[[Path], None]:
+    text = isinstance(records[0], str)
+    if ending == ".json":
+        return lambda draft: _write(draft, json.dumps(records) + "\n")
+    if text and ending == ".txt":
+        return lambda draft: _write(draft, "\n\n".join(records) + "\n")
+    if not text and ending == ".mid" and len(records) == 1:
+        return lambda draft: write_midi(records[0], draft)
+    if not text and not ending:
+        return lambda draft: _midi_folder(records, draft)
+    what = ".txt or .json" if text else ".json, .mid (one piece) or a folder of MIDI files (a name without ending)"
+    raise DataError(f"{path} cannot hold these records. Give a name that ends in {what}.")
+
+
+def _write(draft: Path, text: str) -> None:
+    draft.write_text(text, encoding="utf-8")
+
+
+def _midi_folder(records: list[Any], draft: Path) -> None:
+    draft.unlink()
+    draft.mkdir()
+    for i, piece in enumerate(records):
+        write_midi(piece, draft / f"{i:05d}.mid")
 
 
 def _table(records: Any, ending: str, path: Path) -> Callable[[Path], None]:

@@ -104,7 +104,7 @@ def _pictures(model: Model, data: Data, result: Evaluation, features: Mapping[st
     if result.log_probs is not None:
         out["log_probs"] = result.log_probs
     if type(model).supports("sample"):
-        count, labels = 100 if spec.kind == "image" else 1000, None
+        count, labels = {"image": 100, "sequence": 16}.get(spec.kind, 1000), None
         if result.conditional:
             labels = data.train.subset(torch.arange(count) % len(data.train)).labels()
         with contextlib.suppress(DataError):  # samples that are no records; the evaluation's notes say so

@@ -63,8 +63,8 @@ def png(canvas: np.ndarray) -> bytes:
 
 
 def columns(x: Tensor, data: Data) -> dict[str, np.ndarray]:
-    """The columns of table or points records in the user's own units, by name; images have none."""
-    if data.spec.kind == "image":
+    """The columns of table or points records in the user's own units, by name; images and sequences have none."""
+    if data.spec.kind in ("image", "sequence"):
         return {}
     user = data.schema.decode(x)
     if hasattr(user, "columns"):

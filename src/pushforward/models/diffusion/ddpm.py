@@ -139,7 +139,7 @@ class DDPM(GradientModel):
     def accepts(cls, spec: DataSpec) -> str | None:
         if spec.kind == "image" and any(s.name == "categories" for s in spec.supports):
             return "ddpm adds noise to ordered values, and categorical pixels have no order: give the image as levels, or as a table."
-        return None
+        return super().accepts(spec)
 
     def _build(self, spec: DataSpec) -> None:
         self.noise = SCHEDULES[self.schedule](self.timesteps)

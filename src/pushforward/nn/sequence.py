@@ -1,0 +1,152 @@
+"""Networks over time: the output at step t is a function of the inputs up to t alone.
+
+Both networks are called on whole sequences, `net(e, drop)` with e (B, T, width) -> (B, T, width), for training and densities, and one step
+at a time, `net.step(e_t, state)` with `state = net.start(n, T)`, for sampling: a recurrent network keeps its hidden state, a transformer
+the keys and values of the steps before (Pope et al. 2023, Efficiently Scaling Transformer Inference, section 2.1).
+
+`drop` is a function that sets entries of activations to zero, or None. Its noise comes from the batch's own generator, so that two
+processes compute what one does.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["CausalTransformer", "RecurrentNet"]
+
+Drop = Callable[[Tensor], Tensor] | None
+INITIAL_SD = 0.02
+"""Of a transformer's weights (Radford et al. 2019, GPT-2)."""
+
+
+class RecurrentNet(nn.Module):
+    """Layers of LSTM or GRU cells (Hochreiter & Schmidhuber 1997; Cho et al. 2014), with dropout between them."""
+
+    def __init__(self, width: int, layers: int, cell: Literal["lstm", "gru"]):
+        super().__init__()
+        make = nn.LSTM if cell == "lstm" else nn.GRU
+        self.layers = nn.ModuleList(make(width, width, batch_first=True) for _ in range(layers))
+        if cell == "lstm":
+            # Gates that forget little at first (Jozefowicz et al. 2015, section 3): both biases add up to 1.
+            for name, p in self.named_parameters():
+                if "bias" in name:
+                    p.data[width : 2 * width] = float("bias_hh" in name)
+
+    def forward(self, e: Float[Tensor, "B T w"], drop: Drop = None) -> Float[Tensor, "B T w"]:
+        for layer in self.layers:
+            e = layer(e if drop is None else drop(e))[0]
+        return e if drop is None else drop(e)
+
+    def start(self, n: int, length: int) -> list[Any]:
+        """The state before the first step of n sequences."""
+        return [None] * len(self.layers)
+
+    def step(self, e: Float[Tensor, "n w"], state: list[Any]) -> Float[Tensor, "n w"]:
+        """The output of the next step; `state` is brought up to date."""
+        h = e[:, None]
+        for i, layer in enumerate(self.layers):
+            h, state[i] = layer(h, state[i])
+        return h[:, 0]
+
+
+class _Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): the pre-norm block (Xiong et al. 2020, figure 1b)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, turn: Tensor | None, drop: Drop, cache: Tensor | None = None, t: int = 0) -> Tensor:
+        """x (B, T, w); or with a cache (2, B, heads, T, w / heads) the one step t of it, (B, 1, w)."""
+        B, T, w = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(B, T, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)
+        if turn is not None:
+            q, k = rotated(q, turn[t : t + T]), rotated(k, turn[t : t + T])
+        if cache is None:
+            a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            cache[0, :, :, t : t + 1] = k
+            cache[1, :, :, t : t + 1] = v
+            a = F.scaled_dot_product_attention(q, cache[0, :, :, : t + 1], cache[1, :, :, : t + 1])
+        a = self.out(a.transpose(1, 2).reshape(B, T, w))
+        x = x + (a if drop is None else drop(a))
+        y = self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+        return x + (y if drop is None else drop(y))
+
+
+class CausalTransformer(nn.Module):
+    """A transformer in which each step attends to itself and those before (Vaswani et al. 2017; Radford et al. 2019).
+
+    Parameters
+    ----------
+    width, layers, heads
+        Features of a step, blocks, and attention heads of width / heads features each.
+    length
+        The most steps T.
+    positions
+        `learned`: a vector for each step, added to the inputs; `rotary`: keys and queries are turned by angles in proportion to their step
+        (Su et al. 2021, RoFormer, equation 34), so that attention sees how far apart two steps are.
+    """
+
+    turn: Tensor | None
+
+    def __init__(self, width: int, layers: int, heads: int, length: int, positions: Literal["learned", "rotary"]):
+        super().__init__()
+        self.places = nn.Parameter(torch.zeros(length, width)) if positions == "learned" else None
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                # What is added to the residual stream starts small with depth, so that its variance does not grow (GPT-2, section 2.3).
+                residual = name.endswith(("out.weight", "down.weight"))
+                nn.init.normal_(p, std=INITIAL_SD / math.sqrt(2 * layers) if residual else INITIAL_SD)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+        self.register_buffer("turn", angles(length, width // heads) if positions == "rotary" else None, persistent=False)
+
+    def forward(self, e: Float[Tensor, "B T w"], drop: Drop = None) -> Float[Tensor, "B T w"]:
+        if self.places is not None:
+            e = e + self.places[: e.shape[1]]
+        if drop is not None:
+            e = drop(e)
+        for block in self.blocks:
+            e = block(e, self.turn, drop)
+        return self.norm(e)
+
+    def start(self, n: int, length: int) -> dict[str, Any]:
+        """An empty cache for n sequences of at most `length` steps."""
+        first = self.blocks[0]
+        assert isinstance(first, _Block)
+        w = first.out.weight
+        shape = (len(self.blocks), 2, n, first.heads, length, w.shape[0] // first.heads)
+        return {"cache": w.new_zeros(shape), "t": 0}
+
+    def step(self, e: Float[Tensor, "n w"], state: dict[str, Any]) -> Float[Tensor, "n w"]:
+        """The output of the next step; its keys and values join the cache."""
+        t = state["t"]
+        x = e[:, None] if self.places is None else e[:, None] + self.places[t]
+        for block, cache in zip(self.blocks, state["cache"], strict=True):
+            x = block(x, self.turn, None, cache, t)
+        state["t"] = t + 1
+        return self.norm(x)[:, 0]
+
+
+def angles(length: int, width: int) -> Tensor:
+    """cos and sin of t 10000^(-2i / width) for steps t and pairs i, (length, 2, width / 2)."""
+    a = torch.arange(length, dtype=torch.float64)[:, None] * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    return torch.stack([a.cos(), a.sin()], 1).to(torch.get_default_dtype())
+
+
+def rotated(x: Float[Tensor, "B h T d"], turn: Float[Tensor, "T 2 half"]) -> Float[Tensor, "B h T d"]:
+    """The pairs (x_i, x_{i + d/2}) turned by their angles."""
+    cos, sin = turn[:, 0], turn[:, 1]
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
