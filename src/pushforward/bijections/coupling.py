@@ -1,0 +1,108 @@
+"""Couplings: some entries move, by a map whose parameters are a network's function of those that stay."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import MLP
+from .base import Bijection
+from .spline import spline
+
+__all__ = ["AffineCoupling", "RationalQuadraticCoupling"]
+
+
+class _Conditioner(nn.Module):
+    """The parameters of the entries that a coupling moves, (B, entries, P), from the entries that stay and the condition.
+
+    Where there is neither (a record of one entry, no condition) they are plain parameters.
+    """
+
+    def __init__(self, inputs: int, entries: int, params: int, condition_dim: int, hidden: Sequence[int]):
+        super().__init__()
+        self.shape = (entries, params)
+        if inputs + condition_dim == 0:
+            self.constant = nn.Parameter(torch.zeros(entries, params))
+            return
+        self.net = MLP(inputs, entries * params, hidden=hidden, condition_dim=condition_dim, out_shape=self.shape)
+        dense = [m for m in self.net.modules() if isinstance(m, nn.Linear)]
+        with torch.no_grad():
+            for layer in dense[:-1]:
+                # Spread the kinks over the data: with one or two inputs, zero biases would put all of them at the origin.
+                layer.bias.uniform_(-1, 1).div_(math.sqrt(layer.in_features))
+            dense[-1].weight.mul_(0.1)  # near the identity at first, yet gradients reach every layer
+
+    def forward(self, a: Tensor, c: Tensor | None) -> Tensor:
+        return self.net(a, c) if hasattr(self, "net") else self.constant.expand(len(a), *self.shape)
+
+
+class AffineCoupling(Bijection):
+    r"""y_1 = x_1, y_2 = x_2 exp(s(x_1)) + t(x_1), for the first a = floor(D / 2) entries x_1 and the others x_2.
+
+    log|det| = sum s. The log-scale is bounded smoothly, s = m tanh(r / m), so that neither direction can overflow.
+
+    Source: Dinh, Sohl-Dickstein and Bengio, RealNVP (2017), equations 7 and 8.
+
+    Parameters
+    ----------
+    dim, condition_dim
+        D and C.
+    hidden
+        Widths of the conditioner's hidden layers.
+    max_log_scale
+        The bound m on \|s\|, in nats.
+    """
+
+    def __init__(self, dim: int, condition_dim: int = 0, hidden: Sequence[int] = (128, 128), max_log_scale: float = 3.0):
+        super().__init__()
+        self.a = dim // 2
+        self.max_log_scale = max_log_scale
+        self.net = _Conditioner(self.a, dim - self.a, 2, condition_dim, hidden)
+
+    def _params(self, x1: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        s, t = self.net(x1, c).unbind(-1)
+        return self.max_log_scale * torch.tanh(s / self.max_log_scale), t
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x1, x2 = x[:, : self.a], x[:, self.a :]
+        s, t = self._params(x1, c)
+        return torch.cat([x1, torch.addcmul(t, x2, s.exp())], 1), s.sum(1)
+
+    def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y1, y2 = y[:, : self.a], y[:, self.a :]
+        s, t = self._params(y1, c)
+        return torch.cat([y1, (y2 - t) * (-s).exp()], 1), -s.sum(1)
+
+
+class RationalQuadraticCoupling(Bijection):
+    """y_1 = x_1, y_2 = spline(x_2; theta(x_1)): a monotone rational-quadratic spline for each entry, the identity outside [-bound, bound].
+
+    Source: Durkan, Bekasov, Murray and Papamakarios, Neural Spline Flows (2019), section 3.
+
+    Parameters
+    ----------
+    dim, condition_dim
+        D and C.
+    bins
+        Number of bins K of each spline.
+    bound
+        Half the width of the box.
+    hidden
+        Widths of the conditioner's hidden layers.
+    """
+
+    def __init__(self, dim: int, condition_dim: int = 0, bins: int = 8, bound: float = 5.0, hidden: Sequence[int] = (128, 128)):
+        super().__init__()
+        self.a, self.bins, self.bound = dim // 2, bins, bound
+        self.net = _Conditioner(self.a, dim - self.a, 3 * bins - 1, condition_dim, hidden)
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x1, x2 = x[:, : self.a], x[:, self.a :]
+        y2, change = spline(x2, self.net(x1, c), self.bound)
+        return torch.cat([x1, y2], 1), change.sum(1)
+
+    def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y1, y2 = y[:, : self.a], y[:, self.a :]
+        x2, change = spline(y2, self.net(y1, c), self.bound, inverse=True)
+        return torch.cat([y1, x2], 1), change.sum(1)

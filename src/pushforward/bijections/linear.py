@@ -1,0 +1,59 @@
+"""Linear maps: permutations and invertible matrices by their LU factors."""
+
+import torch
+from torch import Tensor, nn
+
+from .base import Bijection
+
+__all__ = ["Linear", "Permutation"]
+
+
+class Permutation(Bijection):
+    """y_i = x_{order_i}; the log-determinant is 0. `order` defaults to the reverse."""
+
+    order: Tensor
+    back: Tensor
+
+    def __init__(self, dim: int, order: Tensor | None = None):
+        super().__init__()
+        order = torch.arange(dim - 1, -1, -1) if order is None else order.clone()
+        self.register_buffer("order", order)
+        self.register_buffer("back", order.argsort())
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x.index_select(1, self.order), x.new_zeros(len(x))
+
+    def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return y.index_select(1, self.back), y.new_zeros(len(y))
+
+
+class Linear(Bijection):
+    """y = L U P x + b, with P a fixed permutation, L unit lower triangular, U upper triangular with diagonal exp(s): log|det| = sum s.
+
+    L and U live in one (D, D) matrix whose diagonal is s; it starts at zero, so the map starts as the permutation. Inverses solve
+    triangular systems: no matrix is ever inverted.
+
+    Source: Kingma and Dhariwal, Glow (2018), section 3.2; Oliva et al., TAN (2018).
+    """
+
+    def __init__(self, dim: int, order: Tensor | None = None):
+        super().__init__()
+        self.permutation = Permutation(dim, order)
+        self.lu = nn.Parameter(torch.zeros(dim, dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        s = self.lu.diagonal()
+        lower = self.lu.tril(-1) + torch.eye(len(s), dtype=s.dtype, device=s.device)
+        return lower, self.lu.triu(1) + s.exp().diag(), s.sum()
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        lower, upper, log_det = self._factors()
+        x, _ = self.permutation(x)
+        return torch.addmm(self.bias, x, (lower @ upper).t()), log_det.expand(len(x))
+
+    def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        lower, upper, log_det = self._factors()
+        x = torch.linalg.solve_triangular(lower, (y - self.bias).t(), upper=False, unitriangular=True)
+        x = torch.linalg.solve_triangular(upper, x, upper=True).t()
+        return self.permutation.inverse(x)[0], -log_det.expand(len(y))
