@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import ConfigError
 from .conv import ConvDecoder, ConvEncoder
 from .mlp import MLP, Activation, activation_layer, initialise, norm_layers
-from .residual import ResidualDecoder, ResidualEncoder
+from .residual import ResidualConv, ResidualDecoder, ResidualEncoder
 
 __all__ = [
     "MLP",
@@ -21,6 +21,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "Network",
+    "ResidualConv",
     "ResidualDecoder",
     "ResidualEncoder",
     "activation_layer",
