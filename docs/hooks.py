@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def on_config(config: Any) -> Any:
         {"Changes": "changelog.md"},
     ]
     return config
+
+
+def on_page_markdown(text: str, page: Any, config: Any, files: Files) -> str:
+    """Put tables from results/ where a page asks for them: `<!-- figures of NAME, NAME -->`."""
+    del page, config, files
+    return re.sub(r"<!-- figures of ([\w, ]+) -->", lambda m: tables.pivot(*m[1].split(", ")), text)
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -65,6 +65,25 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def pivot(*experiments: str) -> str:
+    """A Markdown table of what experiments found, of figures named "case: figure": a row for each case, a column for each figure.
+
+    Cases of the same name in several experiments are told apart by the experiment's.
+    """
+    found = [json.loads(path.read_text(encoding="utf-8")) for name in experiments if (path := RESULTS / f"{name}.json").exists()]
+    cells: dict[str, dict[str, str]] = {}
+    cases = [{f["name"].rpartition(": ")[0] for f in result["figures"]} for result in found]
+    for result, f in ((result, f) for result in found for f in result["figures"]):
+        case, _, figure = f["name"].rpartition(": ")
+        case += f" ({result['experiment']})" if sum(case in some for some in cases) > 1 else ""
+        cells.setdefault(case, {}).setdefault(figure, number(f["value"], f.get("stderr")) + (f" {f['unit']}" if f.get("unit") else ""))
+    if not cells:
+        return "*Not run yet.*"
+    columns = list(dict.fromkeys(figure for row in cells.values() for figure in row))
+    rows = [["", *columns], ["---"] * (len(columns) + 1), *([case, *(row.get(c, "") for c in columns)] for case, row in cells.items())]
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)
+
+
 MANY = 6
 """An experiment with more targets than this is one line of the README, and one for each that was missed; the results page has them all."""
 

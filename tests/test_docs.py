@@ -92,6 +92,26 @@ def test_tables_keep_figures_that_miss(tmp_path: Path, monkeypatch: pytest.Monke
     assert "| seconds | 12.5 | s |" in results.page()
 
 
+def test_pages_show_figures_by_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    results = script("docs/tables.py")
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    assert results.pivot("long", "short") == "*Not run yet.*"
+    for name, cases in (("long", {"ring": 0.5}), ("short", {"ring": 0.25, "grid": 2})):
+        figures = [
+            {"name": f"{case}: {figure}", "value": v, "unit": unit}
+            for case, v in cases.items()
+            for figure, unit in (("share", "%"), ("KL", ""))
+        ]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"experiment": name, "figures": figures}))
+    assert results.pivot("long", "short").splitlines() == [
+        "|  | share | KL |",
+        "| --- | --- | --- |",
+        "| ring (long) | 0.5 % | 0.5 |",
+        "| ring (short) | 0.25 % | 0.25 |",
+        "| grid | 2 % | 2 |",
+    ]
+
+
 def test_simple_tables_become_markdown():
     doc = "Words.\n\n====  =====\nname  means\n====  =====\na     one\n      more\nb|c   two\n====  =====\n\nMore ``code``."
     assert script("docs/markdown_docs.py").markdown(doc).splitlines() == [
