@@ -73,9 +73,9 @@ def pivot(*experiments: str) -> str:
     found = [json.loads(path.read_text(encoding="utf-8")) for name in experiments if (path := RESULTS / f"{name}.json").exists()]
     cells: dict[str, dict[str, str]] = {}
     cases = [{f["name"].rpartition(": ")[0] for f in result["figures"]} for result in found]
-    for result, f in ((result, f) for result in found for f in result["figures"]):
+    for f in (f | {"from": result["experiment"]} for result in found for f in result["figures"]):
         case, _, figure = f["name"].rpartition(": ")
-        case += f" ({result['experiment']})" if sum(case in some for some in cases) > 1 else ""
+        case += f" ({f['from']})" if sum(case in some for some in cases) > 1 else ""
         cells.setdefault(case, {}).setdefault(figure, number(f["value"], f.get("stderr")) + (f" {f['unit']}" if f.get("unit") else ""))
     if not cells:
         return "*Not run yet.*"
