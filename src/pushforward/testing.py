@@ -227,6 +227,23 @@ def check_bad_input(make: Make) -> None:
     _raises(DataError, "condition", answers, "an unconditional model accepted a condition")
 
 
+def check_complete(make: Make) -> None:
+    """A model that completes records keeps what is known, and draws all where nothing is; the same seed gives the same bits."""
+    for kind, data in _accepted(make):
+        model = make()
+        if not model.supports("complete"):
+            return
+        model = make().fit(data, **SETTINGS)
+        x = data.test[:5].tensor()
+        whole, nothing = (torch.full(x.shape[1:], known) for known in (True, False))
+        hook = model._hook("complete")
+        with torch.no_grad():
+            kept, drawn, again = (hook(x, known, None, Rng.seeded(seed)) for known, seed in ((whole, 0), (nothing, 0), (nothing, 0)))
+        assert torch.equal(kept, x), f"{kind}: a known entry was changed"
+        assert torch.equal(drawn, again), f"{kind}: one seed gave two completions"
+        data.schema.encode(data.schema.decode(drawn))  # raises when a value is outside its support
+
+
 CHECKS: dict[str, Callable[[Make], None]] = {
     name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")
 }
