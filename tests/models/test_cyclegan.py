@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import pushforward as pf
 from pushforward.cli import app
-from pushforward.data.spec import DataSpec, categories
+from pushforward.data.spec import DataSpec, categories, levels
 from pushforward.errors import ConfigError, DataError, NotFitted, Unsupported
 from pushforward.models.adversarial.cycle_answers import answers, between, set_line
 from pushforward.models.adversarial.cyclegan import CycleGAN
@@ -230,20 +230,46 @@ def test_images_grey_and_colour():
 
 def test_codes_are_translations_and_the_way_back():
     data = pf.load_data(RANDOM.integers(0, 9, (60, 6)), label=np.repeat(["old", "young"], 30))
-    model = CycleGAN(hidden=(8,), critic_hidden=(8,)).fit(data, condition=True, steps=3, batch_size=16, **QUIET)
+    model, plain = (CycleGAN(hidden=(8,), critic_hidden=(8,)).fit(data, condition=c, steps=3, batch_size=16, **QUIET) for c in (True, None))
+    with torch.no_grad():  # far from the identity that it begins at, where all codes are the records
+        for p, q in zip(model.generators.parameters(), plain.generators.parameters(), strict=True):
+            q.copy_(p.copy_(torch.from_numpy(RANDOM.normal(size=p.shape))))
     x = data.test.records()
     there = model.translate(x, to="young")
     z = model.encode(x, condition="old")
     # The code is the translation's features, and decoding it for the same collection is the way back.
     assert torch.equal(model._features.decode(z), model.schema.encode(there))
+    back = model.encode(there, condition="young")
+    assert torch.equal(model._features.decode(back), model.schema.encode(model.translate(there, to="old")))
+    assert not torch.equal(z, model.encode(x, condition="young"))
     assert np.array_equal(model.reconstruct(x, condition="old"), model.translate(there, to="old"))
     mixed = model.encode(x[:4], condition=["old", "young", "old", "young"])
     assert torch.equal(mixed[1], model.encode(x[1:2], condition="young")[0])
-    plain = CycleGAN(hidden=(8,), critic_hidden=(8,)).fit(data, steps=3, batch_size=16, **QUIET)
     assert torch.equal(plain.encode(x), model.encode(x, condition="old"))
     # Built without data the collections are 0 and 1.
     bare = CycleGAN(hidden=(4,), critic_hidden=(4,)).build(DataSpec("points", (2,)))
     assert torch.equal(bare.translate(torch.ones(3, 2), to=1), torch.ones(3, 2))
+
+
+def test_rounded_translations_pass_the_gradient_straight_through():
+    spec = DataSpec("points", (2,), (levels(9),))
+    hard, soft = (CycleGAN(hidden=(4,), critic_hidden=(4,), rounding=r).build(spec, seed=0).double() for r in ("straight-through", "soft"))
+    f = hard.see(torch.tensor([[1.0, 7.0], [4.0, 2.0]], dtype=torch.float64), 0)
+    slopes = []
+    for model in (hard, soft):
+        y = model.across(f, 1)
+        slopes.append(
+            torch.autograd.grad(
+                y.square().sum() if model is soft else (2 * soft.across(f, 1).detach() * y).sum(), list(model.generators[1].parameters())
+            )
+        )
+    record = hard._record(hard.across(f, 1), 1)
+    assert torch.equal(record, record.round())
+    torch.testing.assert_close(hard.across(f, 1), hard.see(record, 1), rtol=0, atol=1e-15)
+    # The gradient of what is linear in y is that of the unrounded y, exact to rounding.
+    for a, b in zip(*slopes, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
+    assert any(b.abs().max() > 0 for b in slopes[1])
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
