@@ -15,6 +15,7 @@ import argparse
 import io
 import itertools
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def truncation(result: Result, name: str, model: pf.GAN, data: pf.Data, out: Pat
     axis.plot(*zip(*curve), marker="o", markersize=4)
     for (x, y), cut in zip(curve, CUTS):
         axis.annotate("none" if cut is None else f"{cut:g}", (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
-    axis.set(xlabel=f"recall ({space.name})", ylabel="precision", title=f"{name}: z truncated at")
+    axis.set(xlabel="recall", ylabel="precision")
+    axis.margins(0.12)
+    axis.set_title(textwrap.fill(f"{name}: z truncated; {space.name}", 52), fontsize=8)
     figure.savefig(out / f"{name}-truncation.png", dpi=130)
 
 
