@@ -84,6 +84,8 @@ def test_places_without_density_count_for_nothing_and_leave_gradients_finite():
     log_q = torch.tensor([-math.inf, math.log(0.5), math.log(0.5)], dtype=torch.float64)
     atoms = Grid.atoms(torch.arange(3.0)[:, None])
     assert kl(log_p, log_q, atoms) == math.inf
+    assert F_DIVERGENCES["pearson"](log_p, log_q, atoms) == math.inf
+    assert F_DIVERGENCES["pearson"](log_p, log_p, atoms) == 0
     assert float(total_variation(log_p, log_q, atoms)) == pytest.approx(0.5, abs=1e-15)
     assert float(jensen_shannon(log_p, log_q, atoms)) == pytest.approx(math.log(2) / 2, abs=1e-15)
     logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
