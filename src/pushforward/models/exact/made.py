@@ -54,7 +54,7 @@ class MADE(GradientModel):
         Whether inputs also reach the outputs linearly, as in the paper. Off by default: it adds D times the number of outputs in weights.
     masks
         M, the orderings that share the weights: each deals other degrees to the hidden units and, when the order is random, has another
-        order. A step of training takes one of them in turn. Default 1; the paper's best on binarised MNIST is 32 (table 6).
+        order. A step of training takes one of them in turn. Default 1; the paper's best on binarised MNIST has 32.
     agnostic
         Whether each step of training takes a fresh ordering instead, so that the network serves every order (when the order is random).
     """

@@ -51,23 +51,26 @@ class Cumulative(nn.Module):
         return a + u, out + r.view_as(out)
 
     def forward(self, f: Tensor, c: Tensor | None = None) -> Tensor:
-        """All D conditionals in one pass, without a loop over the entries.
+        """All D conditionals in one pass, without a loop over single entries.
 
         The sum over earlier entries is split: whole blocks of `BLOCK` entries by a cumulative sum over blocks, those of the same block by a
         product with the strictly lower triangle, of size BLOCK. So no activation is summed more than once per block.
         """
         B, D, E = f.shape
-        H, pad = len(self.b), -D % BLOCK
+        P, H, pad = self.V.shape[1], len(self.b), -D % BLOCK
         first, out = self.given(c, B)
         x = F.pad(f, (0, 0, 0, pad)).view(B, -1, BLOCK * E)
         W = F.pad(self.W, (0, 0, 0, 0, 0, pad)).view(-1, BLOCK * E, H)
         whole = torch.einsum("bnk,nkh->bnh", x, W)
         before = whole.cumsum(1) - whole + first[:, None]
         earlier = torch.ones(BLOCK, BLOCK, dtype=f.dtype, device=f.device).tril(-1).repeat_interleave(E, 1)
-        within = (x[:, :, None] * earlier).transpose(0, 1).flatten(1, 2) @ W  # (blocks, B BLOCK, H)
-        a = within.view(-1, B, BLOCK, H).transpose(0, 1) + before[:, :, None]
-        h = self.activation(a).flatten(1, 2)[:, :D]
-        return torch.einsum("bdh,dph->bdp", h, self.V) + out
+        V = F.pad(self.V, (0, 0, 0, 0, 0, pad)).view(-1, BLOCK, P, H)
+        parts = []
+        for n in range(len(W)):  # the activations of a block stay in the cache
+            within = (x[:, n, None] * earlier).flatten(0, 1) @ W[n]
+            h = self.activation(within.view(B, BLOCK, H) + before[:, n, None])
+            parts.append(torch.einsum("bdh,dph->bdp", h, V[n]))
+        return torch.cat(parts, 1)[:, :D] + out
 
 
 class NADE(GradientModel):

@@ -21,8 +21,8 @@ class PixelRNN(PixelModel):
     The mirrored LSTM begins a row with what that pixel sees, not with the pixel.) Density and training take H (row) or H + W - 1
     (diagonal) steps one after the other. Pixels are binary, levels(k) with k <= 256, or categories, as in `PixelCNN`.
 
-    Reference: van den Oord, Kalchbrenner, Kavukcuoglu 2016, Pixel Recurrent Neural Networks, section 3, equation 3, and table 1. On
-    binarised MNIST: row 80.54, diagonal 79.20 nats with 7 layers of h = 16 (table 4).
+    Reference: van den Oord, Kalchbrenner, Kavukcuoglu 2016, Pixel Recurrent Neural Networks, section 3, equation 3, and table 1; 79.20
+    nats on binarised MNIST with diagonals.
 
     Parameters
     ----------
