@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from .data import Schema
+from .data.sequences import LOWEST
 from .data.spec import DataSpec
 from .store import atomic
 
@@ -57,26 +58,35 @@ def sequences(x: Tensor, schema: Schema | None, spec: DataSpec, most: int = 8) -
     """The first texts, line by line, or the first pieces as pianorolls: time to the right, pitch upwards."""
     x = x[:most]
     if len(spec.shape) == 2:
-        figure, axes = _figure(7, 1.1 * len(x) + 0.3, len(x))
-        keys = spec.shape[1] - spec.ends
-        bits = x.flatten(0, 1).amax(0)[:keys].nonzero().flatten().tolist() or [0]
-        low, high = max(0, bits[0] - 2), min(keys, bits[-1] + 3)
-        for axis, roll in zip(axes, x.numpy(), strict=True):
-            axis.imshow(1 - roll[:, low:high].T, cmap="gray", vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-        axes[-1].set_xlabel(f"step 1 to {spec.shape[0]}", fontsize=8)
-        return figure
+        return pianorolls(x, spec.shape[1] - spec.ends)
     texts = [f"{row.long().tolist()}" for row in x] if schema is None else schema.decode(x)
     lines = []
     for text in texts:
         found = [piece for line in text.split("\n") for piece in (textwrap.wrap(line, 88, replace_whitespace=False) or [""])]
         lines += [*found[:10], "..."] if len(found) > 10 else found
         lines.append("─" * 20)
-    figure, (axis,) = _figure(8, 0.16 * len(lines) + 0.4)
+    figure, (axis,) = _figure(8, 0.13 * len(lines) + 0.3)
     axis.axis("off")
     # A dollar sign would begin a formula.
     shown = "\n".join(lines[:-1]).replace("$", r"\$")
     axis.text(0, 1, shown, family="monospace", fontsize=8, va="top", transform=axis.transAxes)
+    return figure
+
+
+def pianorolls(x: Tensor, keys: int) -> "Figure":
+    """Pieces (n, T, keys or keys + 1): notes black, what is after the end grey."""
+    over = x[..., keys:].any(2)
+    steps = max(1, int((~over).sum(1).max()))
+    bits = x.flatten(0, 1).amax(0)[:keys].nonzero().flatten().tolist() or [0]
+    low, high = max(0, bits[0] - 2), min(keys, bits[-1] + 3)
+    figure, axes = _figure(7, 1.1 * len(x) + 0.3, len(x))
+    octaves = [k for k in range(low, high) if (k + LOWEST) % 12 == 0]  # the Cs, of which MIDI note 60 is C4
+    for axis, roll, ended in zip(axes, x[:, :steps, low:high], over[:, :steps], strict=True):
+        shade = (1 - roll).where(~ended[:, None], 0.9).T.numpy()
+        axis.imshow(shade, cmap="gray", vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="nearest")
+        axis.set_yticks([k - low for k in octaves], [f"C{(k + LOWEST) // 12 - 1}" for k in octaves], fontsize=6)
+        axis.set_xticks([])
+    axes[-1].set_xlabel(f"step 1 to {steps}", fontsize=8)
     return figure
 
 

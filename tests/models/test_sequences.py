@@ -13,7 +13,8 @@ from pushforward.data.spec import BINARY, REAL, DataSpec, categories
 from pushforward.errors import ConfigError, DataError, Unsupported
 from pushforward.models.exact import recurrent, sequences, transformer
 from pushforward.models.exact.recurrent import Recurrent
-from pushforward.models.exact.sequences import enumerated, shaped, transposed, valid_records
+from pushforward.models.exact.sequence_answers import enumerated, valid_records
+from pushforward.models.exact.sequences import shaped, transposed
 from pushforward.models.exact.transformer import Transformer
 from pushforward.nn.frames import NADEHead
 from pushforward.rng import Rng
@@ -370,6 +371,21 @@ def test_dropout_is_for_training_and_has_its_own_seed(make) -> None:
     mask = model._mask(torch.zeros(2000, 6, 16), Rng.seeded(0))
     assert mask.mean() == pytest.approx(1.0, abs=5 / math.sqrt(2000 * 16))  # entries 0 or 2: sd 1
     assert model.per_record_dropout == (mask.shape[1] == 1) == (make is Recurrent)
+
+
+def test_training_starts_at_the_frequencies_of_steps() -> None:
+    data = pf.load_data(["aab", "a"] * 10, validation=0, test=0)
+    model = Recurrent(hidden=8).build(data.spec)
+    model._prepare(data, 0)
+    # Of 60 symbols 30 are a, 10 b and 20 ends (two after each "a"); one of each is added.
+    assert model.out.bias.exp().tolist() == pytest.approx([31 / 63, 11 / 63, 21 / 63])
+    data = pf.load_data([[[60], [60, 64]], [[60]]] * 10, validation=0, test=0)
+    model = Recurrent(hidden=8).build(data.spec)
+    model._prepare(data, 0)
+    share = model.keys.visible.bias.sigmoid()
+    assert share[[39, 43, 0]].tolist() == pytest.approx([31 / 32, 11 / 32, 1 / 32])  # 30 frames, 30 with note 60, 10 with note 64
+    # Ten records end after their first step, ten are full: 10 ends at 40 chances, and one of each is added.
+    assert model.end.bias.sigmoid().tolist() == pytest.approx([11 / 42])
 
 
 def test_who_takes_what() -> None:

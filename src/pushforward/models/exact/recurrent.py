@@ -9,7 +9,8 @@ from torch import nn
 from ...known import Known
 from ...nn.sequence import RecurrentNet
 from ...train import Training
-from .sequences import Head, SequenceModel, enumerated, small_specs
+from .sequence_answers import enumerated, small_specs
+from .sequences import Head, SequenceModel
 
 __all__ = ["Recurrent"]
 

@@ -9,9 +9,7 @@ A network over time (`nn.sequence`) turns the steps before t into h_t; a head tu
 All steps of a record come from one pass (teacher forcing). After the end nothing is left to chance: such steps count nothing.
 """
 
-import itertools
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -19,15 +17,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...data.sequences import KEYS, SequenceSchema
-from ...data.spec import BINARY, DataSpec
+from ...data import Data
+from ...data.sequences import SequenceSchema
+from ...data.spec import DataSpec
 from ...errors import ConfigError, Unsupported
 from ...model import GradientModel
 from ...nn.frames import IndependentHead, NADEHead
 from ...rng import Rng
 from ...train import Batch, Loss, Objective
 
+__all__ = ["SequenceModel", "shaped", "transposed"]
+
 Head = Literal["nade", "independent"]
+FREQUENCIES = 2**24
+"""Entries of training records that are counted before the first step."""
 LOGITS = 2**24
 """Logits that a pass of log_prob makes at most, 64 MB of floats."""
 
@@ -84,6 +87,21 @@ class SequenceModel(GradientModel):
         self.frame = nn.Linear(spec.shape[1], width)
         self.keys = NADEHead(width, self._keys, self.nade_hidden) if self.head == "nade" else IndependentHead(width, self._keys)
         self.end = nn.Linear(width, 1) if spec.ends else None
+
+    @torch.no_grad()
+    def _prepare(self, data: Data, seed: int) -> None:
+        """Start at the frequencies of the training records' steps: the first steps of training need not find them."""
+        x = data.train.x[: max(1, FREQUENCIES // self._spec.dim)]
+        if x.ndim == 2:
+            counts = torch.bincount(x.flatten().long(), minlength=self.out.out_features).to(self.out.bias)
+            self.out.bias.copy_(((counts + 1) / (counts + 1).sum()).log())
+            return
+        over = self._over(x)
+        share = (x[~over][:, : self._keys].sum(0) + 1) / ((~over).sum() + 2)
+        self.keys.visible.bias.copy_(share.logit())
+        if self.end is not None:
+            first = (over.cumsum(1) == 1).sum()
+            self.end.bias.copy_(((first + 1) / (first + (~over).sum() + 2)).logit())
 
     @property
     @abstractmethod
@@ -311,40 +329,3 @@ def transposed(x: Tensor, keys: int, most: int, rng: Rng) -> Tensor:
     at = (place - by[:, None]) % keys  # keys that wrap round are silent
     moved = x[..., :keys].gather(2, at[:, None].expand(-1, x.shape[1], -1))
     return torch.cat([moved, x[..., keys:]], 2)
-
-
-def valid_records(spec: DataSpec) -> Iterator[Tensor]:
-    """Every record of a small spec, (T, ...), each once: ended ones stay ended."""
-    T, music = spec.shape[0], len(spec.shape) == 2
-    steps = [torch.tensor(bits) for bits in itertools.product((0.0, 1.0), repeat=spec.shape[1] - spec.ends)] if music else []
-    steps = steps or [torch.tensor(float(k)) for k in range((spec.supports[0].size or 2) - spec.ends)]
-    if music and spec.ends:
-        steps = [F.pad(s, (0, 1)) for s in steps]
-    end = F.pad(torch.zeros(spec.shape[1] - 1), (0, 1), value=1.0) if music else torch.tensor(float(len(steps)))
-    for n in range(0 if spec.ends else T, T + 1):
-        for chosen in itertools.product(steps, repeat=n):
-            yield torch.stack([*chosen, *[end] * (T - n)])
-
-
-def enumerated(model: SequenceModel) -> tuple[Tensor, Tensor]:
-    """All records of a small spec, (N, T, ...), and their log-probabilities, (N,)."""
-    spec = model._spec
-    x = torch.stack(list(valid_records(spec))).to(model.dtype)
-    c = None if spec.condition_dim == 0 else torch.eye(spec.condition_dim, dtype=model.dtype)[:1].expand(len(x), -1)
-    with torch.no_grad():
-        return x, model._log_prob(x, c, Rng.seeded(0))
-
-
-def small_specs() -> dict[str, DataSpec]:
-    """Specs whose records can be counted, for `known_answers`."""
-    from ...data.spec import categories
-
-    return {
-        "3^6 texts of 6 symbols": DataSpec("sequence", (6,), (categories(3),)),
-        "texts of at most 5 of 3 symbols": DataSpec("sequence", (5,), (categories(4),), ends=True),
-        "2^12 pieces of 3 frames": DataSpec("sequence", (3, 4), (BINARY,)),
-        "pieces of at most 3 frames, given c": DataSpec("sequence", (3, 4), (BINARY,), 2, ends=True),
-    }
-
-
-__all__ = ["KEYS", "SequenceModel", "enumerated", "shaped", "small_specs", "transposed", "valid_records"]

@@ -10,7 +10,8 @@ from ...errors import ConfigError
 from ...known import Known
 from ...nn.sequence import CausalTransformer
 from ...train import Training
-from .sequences import Head, SequenceModel, enumerated, small_specs
+from .sequence_answers import enumerated, small_specs
+from .sequences import Head, SequenceModel
 
 __all__ = ["Transformer"]
 
