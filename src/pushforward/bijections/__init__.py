@@ -11,22 +11,37 @@ with x, y of shape (B, D), the condition c (B, C) or None, and log-determinants 
 Every class here is final; `Bijection` is the abstract noun.
 """
 
-from .base import Bijection, Compose
-from .coupling import AffineCoupling, RationalQuadraticCoupling
-from .elementwise import Dequantise
-from .linear import Linear, Permutation
+from .autoregressive import AffineAutoregressive, RationalQuadraticAutoregressive
+from .base import Bijection, Compose, Inverse, near
+from .bisection import TanhSum, bisect
+from .coupling import AdditiveCoupling, AffineCoupling, RationalQuadraticCoupling
+from .elementwise import Dequantise, Logit, Standardise
+from .linear import ActNorm, Linear, Permutation
+from .planar import Planar, Radial
 from .spline import MIN_BIN, MIN_SLOPE, RationalQuadratic, spline
 
 __all__ = [
     "MIN_BIN",
     "MIN_SLOPE",
+    "ActNorm",
+    "AdditiveCoupling",
+    "AffineAutoregressive",
     "AffineCoupling",
     "Bijection",
     "Compose",
     "Dequantise",
+    "Inverse",
     "Linear",
+    "Logit",
     "Permutation",
+    "Planar",
+    "Radial",
     "RationalQuadratic",
+    "RationalQuadraticAutoregressive",
     "RationalQuadraticCoupling",
+    "Standardise",
+    "TanhSum",
+    "bisect",
+    "near",
     "spline",
 ]

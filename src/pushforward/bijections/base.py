@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Bijection", "Compose"]
+__all__ = ["Bijection", "Compose", "Inverse", "near"]
+
+NEAR = 3.5
+"""Where the inputs of networks begin to grow like a logarithm. Standardised data and codes lie inside but for heavy tails."""
+
+
+def near(x: Tensor) -> Tensor:
+    """x within [-3.5, 3.5], and sign(x) 3.5 (1 + log(|x| / 3.5)) beyond: increasing, with one continuous derivative.
+
+    Only networks see it, so every map stays exactly invertible. A network of rectifiers is linear far from its data: left alone, several
+    in a row multiply an input of 50 standard deviations, and its rounding errors, at each layer.
+    """
+    return x.clamp(-NEAR, NEAR) * (1 + (x.abs() / NEAR).clamp(min=1).log())
 
 
 class Bijection(nn.Module, ABC):
@@ -39,3 +51,17 @@ class Compose(Bijection):
             y, change = f.inverse(y, c)  # pyright: ignore[reportCallIssue]
             log_det = log_det + change
         return y, log_det
+
+
+class Inverse(Bijection):
+    """y = f^{-1}(x): the same map with its directions exchanged."""
+
+    def __init__(self, f: Bijection):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.f.inverse(x, c)
+
+    def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.f(y, c)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import MLP
-from .base import Bijection
-from .spline import spline
+from .base import Bijection, near
+from .spline import bounded, spline
 
-__all__ = ["AffineCoupling", "RationalQuadraticCoupling"]
+__all__ = ["AdditiveCoupling", "AffineCoupling", "RationalQuadraticCoupling"]
 
 
 class _Conditioner(nn.Module):
@@ -34,7 +34,34 @@ class _Conditioner(nn.Module):
             dense[-1].weight.mul_(0.1)  # near the identity at first, yet gradients reach every layer
 
     def forward(self, a: Tensor, c: Tensor | None) -> Tensor:
-        return self.net(a, c) if hasattr(self, "net") else self.constant.expand(len(a), *self.shape)
+        return self.net(near(a), c) if hasattr(self, "net") else self.constant.expand(len(a), *self.shape)
+
+
+class AdditiveCoupling(Bijection):
+    """y_1 = x_1, y_2 = x_2 + t(x_1), for the first a = floor(D / 2) entries x_1 and the others x_2: the log-determinant is 0.
+
+    Source: Dinh, Krueger and Bengio, NICE (2015), section 3.2.
+
+    Parameters
+    ----------
+    dim, condition_dim
+        D and C.
+    hidden
+        Widths of the conditioner's hidden layers.
+    """
+
+    def __init__(self, dim: int, condition_dim: int = 0, hidden: Sequence[int] = (128, 128)):
+        super().__init__()
+        self.a = dim // 2
+        self.net = _Conditioner(self.a, dim - self.a, 1, condition_dim, hidden)
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x1, x2 = x[:, : self.a], x[:, self.a :]
+        return torch.cat([x1, x2 + self.net(x1, c).squeeze(-1)], 1), x.new_zeros(len(x))
+
+    def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y1, y2 = y[:, : self.a], y[:, self.a :]
+        return torch.cat([y1, y2 - self.net(y1, c).squeeze(-1)], 1), y.new_zeros(len(y))
 
 
 class AffineCoupling(Bijection):
@@ -99,10 +126,10 @@ class RationalQuadraticCoupling(Bijection):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x1, x2 = x[:, : self.a], x[:, self.a :]
-        y2, change = spline(x2, self.net(x1, c), self.bound)
+        y2, change = spline(x2, bounded(self.net(x1, c)), self.bound)
         return torch.cat([x1, y2], 1), change.sum(1)
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y1, y2 = y[:, : self.a], y[:, self.a :]
-        x2, change = spline(y2, self.net(y1, c), self.bound, inverse=True)
+        x2, change = spline(y2, bounded(self.net(y1, c)), self.bound, inverse=True)
         return torch.cat([y1, x2], 1), change.sum(1)

@@ -1,11 +1,36 @@
-"""Linear maps: permutations and invertible matrices by their LU factors."""
+"""Linear maps: scales and shifts, permutations, and invertible matrices by their LU factors."""
 
 import torch
 from torch import Tensor, nn
 
 from .base import Bijection
 
-__all__ = ["Linear", "Permutation"]
+__all__ = ["ActNorm", "Linear", "Permutation"]
+
+
+class ActNorm(Bijection):
+    """y = x exp(s) + b, one s and b for each entry: log|det| = sum s. The identity until `start` has seen records.
+
+    Source: Kingma and Dhariwal, Glow (2018), section 3.1.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Set s and b so that each entry of this batch leaves with mean 0 and variance 1 (a constant one with mean 0)."""
+        mean, sd = x.mean(0), x.std(0, correction=0)
+        self.log_scale.copy_(-torch.where(sd > 1e-3, sd, 1.0).log())
+        self.bias.copy_(-mean * self.log_scale.exp())
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return torch.addcmul(self.bias, x, self.log_scale.exp()), self.log_scale.sum().expand(len(x))
+
+    def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return (y - self.bias) * (-self.log_scale).exp(), -self.log_scale.sum().expand(len(y))
 
 
 class Permutation(Bijection):

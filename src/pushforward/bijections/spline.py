@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from .base import Bijection
 
-__all__ = ["MIN_BIN", "MIN_SLOPE", "RationalQuadratic", "spline"]
+__all__ = ["MIN_BIN", "MIN_SLOPE", "RationalQuadratic", "bounded", "spline"]
 
 MIN_BIN = 1e-4
 """Least share of the box that a bin takes in either direction (Durkan et al. take 1e-3, too wide for modes 1/100 as wide as the data)."""
 MIN_SLOPE = 1e-3
 """Least derivative at a knot, as Durkan et al."""
-_UNIT_SLOPE = math.log(math.expm1(1.0 - MIN_SLOPE))
-"""softplus(_UNIT_SLOPE) + MIN_SLOPE = 1: raw slopes of zero mean the identity, and the outermost knots join the tails smoothly."""
+UNIT_SLOPE = math.log(math.expm1(1.0 - MIN_SLOPE))
+"""softplus(UNIT_SLOPE) + MIN_SLOPE = 1: raw slopes of zero mean the identity, and the outermost knots join the tails smoothly."""
 
 
 class RationalQuadratic(Bijection):
@@ -37,6 +37,18 @@ class RationalQuadratic(Bijection):
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x, change = spline(y, self.params[None], self.bound, inverse=True)
         return x, change.sum(1)
+
+
+MOST_RAW = 4.0
+"""Bound of raw parameters that a network gives: bins then differ by at most a factor of e^8, about 3000, in width and in height."""
+
+
+def bounded(params: Tensor) -> Tensor:
+    """r / (1 + |r| / 4): raw parameters that stay within +-4 however far from its data a network is asked.
+
+    Left alone, inputs of 50 standard deviations make bins so flat that no digit of float32 survives the inverse.
+    """
+    return params / (1 + params.abs() / MOST_RAW)
 
 
 def spline(
@@ -69,7 +81,7 @@ def spline(
     at = k.unsqueeze(-2).expand(-1, -1, 2, -1)
     (w, h), (x1, y1) = (t.expand(n, -1, -1, -1).gather(-1, at).squeeze(-1).unbind(-1) for t in (share, ends))
     slopes = F.pad(params[..., 2 * K :], (1, 1)).expand(n, -1, -1).gather(-1, torch.cat([k, k + 1], -1))
-    d0, d1 = (F.softplus(slopes + _UNIT_SLOPE) + MIN_SLOPE).unbind(-1)
+    d0, d1 = (F.softplus(slopes + UNIT_SLOPE) + MIN_SLOPE).unbind(-1)
     s = h / w
     if inverse:
         v = ((u - y1 + h) / h).clamp(0, 1)

@@ -22,13 +22,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...bijections import AffineCoupling, Bijection, Compose, Dequantise, Linear, Permutation, RationalQuadratic, RationalQuadraticCoupling
+from ...bijections import AffineCoupling, Bijection, Linear, Permutation, RationalQuadratic, RationalQuadraticCoupling
 from ...data.spec import DataSpec, levels
-from ...errors import ConfigError
 from ...known import Known
-from ...model import GradientModel
 from ...rng import Rng
-from ...train import Batch, Loss, Objective, Training
+from ...train import Training
+from .dense import DenseFlow, far_answers, mass, scrambled
 
 __all__ = ["RealNVP", "SplineFlow"]
 
@@ -42,17 +41,10 @@ MARGINAL_BINS = 32
 """Bins of the splines of single entries: they cost D x 95 numbers, next to nothing."""
 
 
-class _CouplingFlow(GradientModel):
+class _CouplingFlow(DenseFlow):
     """What both flows share; they differ in the coupling."""
 
-    unsupported = {
-        "posterior": "the code is a function of the record, so p(z | x) is a single point. Use encode(records).",
-        "likelihood": "the record is a function of the code, so p(x | z) is a single point. Use decode(z) or log_prob(records).",
-    }
-
-    layers: int
     mixing: Mixing
-    alpha: float
 
     @abstractmethod
     def _first(self, dim: int) -> list[Bijection]:
@@ -61,57 +53,15 @@ class _CouplingFlow(GradientModel):
     @abstractmethod
     def _coupling(self, dim: int, condition_dim: int) -> Bijection: ...
 
-    def _build(self, spec: DataSpec) -> None:
+    def _steps(self, spec: DataSpec) -> list[Bijection]:
         dim = spec.dim
-        if self.layers < 1:
-            raise ConfigError(f"layers must be at least 1, got {self.layers}.")
-        if not 0 <= self.alpha < 0.5:
-            raise ConfigError(f"alpha must lie in [0, 0.5), got {self.alpha}.")
-        self.dequantise = Dequantise(spec.columns, self.alpha)
         mixing = ("lu" if dim <= WIDEST_LU else "permutation") if self.mixing == "auto" else self.mixing
         steps = self._first(dim)
         for _ in range(self.layers):
             # Two entries must swap; more are shuffled, so that over the layers every entry meets every other.
             order = torch.randperm(dim) if dim > 2 else torch.arange(dim).flip(0)
             steps += [Linear(dim, order) if mixing == "lu" else Permutation(dim, order), self._coupling(dim, spec.condition_dim)]
-        self.flow = Compose(steps)
-        self.density = "exact" if spec.continuous else "bound"
-        self.estimator = "" if spec.continuous else "uniform dequantisation, one draw"
-
-    def _objectives(self) -> tuple[Objective, ...]:
-        return (Objective("likelihood", [self.flow], self._loss),)
-
-    def _loss(self, batch: Batch) -> Loss:
-        log_base, log_det = self._parts(batch.x, batch.c, batch.rng)
-        return Loss(-(log_base + log_det), {"log_base": log_base, "log_det": log_det})
-
-    def _parts(self, x: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
-        """log phi(z) and the log-determinant of x -> z, each (B,), at one draw of the noise."""
-        x = x.flatten(1)
-        y, log_det = self.dequantise(x, rng.rand(*x.shape)) if self.dequantise.discrete else self.dequantise(x)
-        z, change = self.flow(y, c)
-        return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi), log_det + change
-
-    def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng, *, samples: int = 1) -> Tensor:
-        """log p(x | c); with discrete entries the bound, averaged inside the logarithm over `samples` draws of the noise."""
-        if samples < 1:
-            raise ConfigError(f"log_prob needs samples of at least 1, got {samples}.")
-        if not self.dequantise.discrete:
-            return sum(self._parts(x, c, rng), start=x.new_zeros(len(x)))
-        draws = [torch.add(*self._parts(x, c, rng)) for _ in range(samples)]
-        return torch.stack(draws).logsumexp(0) - math.log(samples)
-
-    def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
-        assert self.spec is not None
-        return self._decode(rng.randn(n, self.spec.dim), c)
-
-    def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """z = f(x; c); a discrete entry is taken at the middle of its cell, so that `_decode` returns it exactly."""
-        return self.flow(self.dequantise(x.flatten(1))[0], c)[0]
-
-    def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
-        assert self.spec is not None
-        return self.dequantise.inverse(self.flow.inverse(z, c)[0]).reshape(len(z), *self.spec.shape)
+        return steps
 
 
 class RealNVP(_CouplingFlow):
@@ -209,38 +159,20 @@ class SplineFlow(_CouplingFlow):
 # -- known answers ------------------------------------------------------------------------------------------------------------
 
 
-def _scrambled(model: _CouplingFlow, spec: DataSpec, seed: int, scale: float = 0.2) -> _CouplingFlow:
-    """A float64 flow far from the identity: weights moved by noise, so that no term vanishes."""
-    model.build(spec, seed=seed).double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(scale * torch.randn(p.shape, generator=generator, dtype=p.dtype))
-    return model
-
-
-def _mass(model: _CouplingFlow, half: float, n: int) -> float:
-    """The density of points, summed by the midpoint rule on n x n cells of [-half, half]^2."""
-    h = 2 * half / n
-    axis = -half + h * (torch.arange(n, dtype=torch.float64) + 0.5)
-    x = torch.cartesian_prod(axis, axis)
-    return sum(float(model._log_prob(part, None, Rng.seeded(0)).exp().sum()) for part in x.split(20_000)) * h * h
-
-
 def known_answers() -> Iterator[Known]:
     """Densities that integrate to one, log-determinants, a Gaussian, Gibbs' inequality and the probability of a cell."""
     points = DataSpec("points", (2,))
     with torch.no_grad():
         for make in (RealNVP, lambda **kw: SplineFlow(bins=6, **kw)):
-            model = _scrambled(make(layers=2, hidden=(16,)), points, 0, 0.1)
-            coarse, fine = _mass(model, 8.0, 160), _mass(model, 8.0, 320)
+            model = scrambled(make(layers=2, hidden=(16,)), points, 0, 0.1)
+            coarse, fine = mass(model, 8.0, 160), mass(model, 8.0, 320)
             # Smooth within cells, the midpoint rule is of second order: halving the cell must change more than what error remains.
             # 1e-5: the joins of splines, where y'' jumps.
             because = f"midpoint rule, halving the cell changed it by {abs(fine - coarse):.0e}"
             yield Known(f"{model.name}: density integrates to 1", 1.0, fine, abs(fine - coarse) + 1e-5, because)
 
     for make in (RealNVP, SplineFlow):
-        model = _scrambled(make(layers=2, hidden=(16,)), DataSpec("points", (5,)), 1)
+        model = scrambled(make(layers=2, hidden=(16,)), DataSpec("points", (5,)), 1)
         x = torch.randn(5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         jacobian = torch.autograd.functional.jacobian(lambda x, f=model.flow: f(x[None])[0][0], x)
         assert isinstance(jacobian, Tensor)
@@ -248,6 +180,12 @@ def known_answers() -> Iterator[Known]:
         yield Known(
             f"{make.name}: log-det = autograd's", float(torch.linalg.slogdet(jacobian)[1]), ours, 1e-8, "float64 rounding, 5 x 5 matrix"
         )
+
+    for make in (RealNVP, SplineFlow):
+        model = make().build(DataSpec("points", (4,)), seed=1).double()
+        x = torch.randn(200, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        x[100:] *= 50 / x[100:].norm(dim=1, keepdim=True)
+        yield from far_answers(model, x, None)
 
     yield from _gaussian()
     yield from _cell()

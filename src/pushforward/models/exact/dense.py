@@ -1,0 +1,187 @@
+"""What flows of vectors share: a composition of bijections f of (B, D) in front of a standard normal.
+
+    log p(x | c) = log phi(f(x; c)) + log|det df/dx|,        x = f^{-1}(z; c),   z ~ N(0, I).
+
+A family writes `_steps`, its bijections. Entries on a finite set are dequantised with uniform noise, which makes log p a bound; see `flow`.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ...bijections import ActNorm, Bijection, Compose, Dequantise, Linear
+from ...data import Data
+from ...data.spec import DataSpec
+from ...errors import ConfigError
+from ...known import Known
+from ...model import GradientModel
+from ...rng import Rng
+from ...train import Batch, Loss, Objective
+
+__all__ = ["DenseFlow"]
+
+START = 512
+"""Training records that set the actnorms before the first step."""
+
+
+class DenseFlow(GradientModel):
+    """A flow of vectors; images are flattened."""
+
+    unsupported = {
+        "posterior": "the code is a function of the record, so p(z | x) is a single point. Use encode(records).",
+        "likelihood": "the record is a function of the code, so p(x | z) is a single point. Use decode(z) or log_prob(records).",
+    }
+
+    layers: int
+    alpha: float
+
+    @abstractmethod
+    def _steps(self, spec: DataSpec) -> list[Bijection]:
+        """The bijections, data first."""
+
+    def _build(self, spec: DataSpec) -> None:
+        if self.layers < 1:
+            raise ConfigError(f"layers must be at least 1, got {self.layers}.")
+        if not 0 <= self.alpha < 0.5:
+            raise ConfigError(f"alpha must lie in [0, 0.5), got {self.alpha}.")
+        self.dequantise = Dequantise(spec.columns, self.alpha)
+        self.flow = Compose(self._steps(spec))
+        self.density = "exact" if spec.continuous else "bound"
+        self.estimator = "" if spec.continuous else "uniform dequantisation, one draw"
+
+    def _prepare(self, data: Data, seed: int) -> None:
+        """Actnorm's scales and shifts, from training records; a loaded or resumed model has them in its weights."""
+        assert self.spec is not None
+        if not any(isinstance(f, ActNorm) for f in self.flow.layers):
+            return
+        rng = Rng.seeded(seed, torch.zeros(1, dtype=self.dtype, device=self.device))
+        x, c = data.train.batch(torch.randperm(len(data.train), generator=rng.generator)[:START], rng)
+        c = c if self.spec.condition_dim else None
+        with torch.no_grad():
+            y = self._continuous(x.flatten(1), rng)[0]
+            for f in self.flow.layers:
+                if isinstance(f, ActNorm):
+                    f.start(y)
+                y = f(y, c)[0]
+
+    def _objectives(self) -> tuple[Objective, ...]:
+        return (Objective("likelihood", [self.flow], self._loss),)
+
+    def _loss(self, batch: Batch) -> Loss:
+        log_base, log_det = self._parts(batch.x, batch.c, batch.rng)
+        return Loss(-(log_base + log_det), {"log_base": log_base, "log_det": log_det})
+
+    def _continuous(self, x: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Flat records as real vectors at one draw of the noise, with the log-determinant."""
+        return self.dequantise(x, rng.rand(*x.shape)) if self.dequantise.discrete else self.dequantise(x)
+
+    def _parts(self, x: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
+        """log phi(z) and the log-determinant of x -> z, each (B,), at one draw of the noise."""
+        y, log_det = self._continuous(x.flatten(1), rng)
+        z, change = self.flow(y, c)
+        return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi), log_det + change
+
+    def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng, *, samples: int = 1) -> Tensor:
+        """log p(x | c); with discrete entries the bound, averaged inside the logarithm over `samples` draws of the noise."""
+        if samples < 1:
+            raise ConfigError(f"log_prob needs samples of at least 1, got {samples}.")
+        if not self.dequantise.discrete:
+            return sum(self._parts(x, c, rng), start=x.new_zeros(len(x)))
+        draws = [torch.add(*self._parts(x, c, rng)) for _ in range(samples)]
+        return torch.stack(draws).logsumexp(0) - math.log(samples)
+
+    def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
+        assert self.spec is not None
+        return self._decode(rng.randn(n, self.spec.dim), c)
+
+    def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """z = f(x; c); a discrete entry is taken at the middle of its cell, so that `_decode` returns it exactly."""
+        return self.flow(self.dequantise(x.flatten(1))[0], c)[0]
+
+    def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
+        assert self.spec is not None
+        return self.dequantise.inverse(self.flow.inverse(z, c)[0]).reshape(len(z), *self.spec.shape)
+
+
+# -- known answers that any such flow must give ---------------------------------------------------------------------------------
+
+
+F = TypeVar("F", bound=DenseFlow)
+
+
+def scrambled(model: F, spec: DataSpec, seed: int, scale: float = 0.2) -> F:
+    """A float64 flow far from the identity: weights moved by noise, so that no term vanishes."""
+    model.build(spec, seed=seed).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(scale * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return model
+
+
+def mass(model: DenseFlow, half: float, n: int) -> float:
+    """The density of points, summed by the midpoint rule on n x n cells of [-half, half]^2."""
+    h = 2 * half / n
+    axis = -half + h * (torch.arange(n, dtype=torch.float64) + 0.5)
+    x = torch.cartesian_prod(axis, axis)
+    return sum(float(model._log_prob(part, None, Rng.seeded(0)).exp().sum()) for part in x.split(20_000)) * h * h
+
+
+@torch.no_grad()
+def flow_answers(make: Callable[[], DenseFlow]) -> Iterator[Known]:
+    """A density that integrates to 1, autograd's Jacobian, inverses out to 50 standard deviations, and a Gaussian."""
+    name = make().name
+    model = scrambled(make(), DataSpec("points", (2,)), 0, 0.1)
+    coarse, fine = mass(model, 12.0, 180), mass(model, 12.0, 360)
+    because = f"midpoint rule, halving the cell changed it by {abs(fine - coarse):.0e}"
+    yield Known(f"{name}: density integrates to 1", 1.0, fine, 1e-4, because)
+
+    generator = torch.Generator().manual_seed(1)
+    model = scrambled(make(), DataSpec("points", (4,), condition_dim=2), 1, 0.05)
+    x = torch.randn(200, 4, generator=generator, dtype=torch.float64)
+    x[100:] *= 50 / x[100:].norm(dim=1, keepdim=True)
+    c = torch.randn(200, 2, generator=generator, dtype=torch.float64)
+    with torch.enable_grad():
+        at = x[96:104].clone().requires_grad_()
+        z, log_det = model.flow(at, c[96:104])
+        rows = [torch.autograd.grad(z[:, i].sum(), at, retain_graph=True)[0] for i in range(4)]
+    error = float((torch.linalg.slogdet(torch.stack(rows, 1))[1] - log_det).abs().max())
+    yield Known(f"{name}: largest error of log-dets, autograd's as truth", 0.0, error, 1e-8, "float64 rounding, 4 x 4 matrices")
+    yield from far_answers(model, x, c)
+    yield _normal(make(), generator)
+
+
+@torch.no_grad()
+def far_answers(model: DenseFlow, x: Tensor, c: Tensor | None) -> Iterator[Known]:
+    """Largest errors of the flow's inverse at float64 records x, in double and in single precision (in which it leaves the model)."""
+    there_and_back = [model.flow.inverse(model.flow(x, c)[0], c)[0] - x]
+    model.float()
+    x, c = x.float(), None if c is None else c.float()
+    there_and_back.append(model.flow.inverse(model.flow(x, c)[0], c)[0] - x)
+    for error, tolerance, bits in zip(there_and_back, (1e-10, 1e-4), (64, 32)):
+        because = f"50 x rounding of float{bits} over the least slope of the maps"
+        name = f"{model.name}: largest error of the inverse out to 50 sd, float{bits}"
+        yield Known(name, 0.0, float(error.abs().max()), tolerance, because)
+
+
+def _normal(model: DenseFlow, generator: torch.Generator) -> Known:
+    """All maps but the first scale and shift the identity, which standardise N(mu, diag sd^2): its density, exactly."""
+    model.build(DataSpec("points", (3,))).double()
+    mu, sd = torch.tensor([0.5, -1.0, 2.0]).double(), torch.tensor([0.2, 1.5, 3.0]).double()
+    for p in model.parameters():
+        p.zero_()  # the identity: every map here is one at zero, but for the bias of `Planar` and `Radial`, which then moves nothing
+    f = next(f for f in model.flow.layers if isinstance(f, ActNorm | Linear))
+    order = f.permutation.order if isinstance(f, Linear) else torch.arange(3)
+    if isinstance(f, Linear):
+        f.lu.copy_(-sd[order].log().diag())
+    else:
+        f.log_scale.copy_(-sd.log())
+    f.bias.copy_(-(mu / sd)[order])
+    x = mu + sd * torch.randn(100, 3, generator=generator, dtype=torch.float64)
+    truth = torch.distributions.Normal(mu, sd).log_prob(x).sum(1)
+    error = float((model._log_prob(x, None, Rng.seeded(0)) - truth).abs().max())
+    return Known(f"{model.name} set to a Gaussian: largest error of log p", 0.0, error, 1e-10, "float64 rounding")
