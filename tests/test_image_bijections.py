@@ -6,7 +6,7 @@ from torch.autograd.functional import jacobian
 from torch.nn import functional as F
 
 from pushforward.bijections import Compose
-from pushforward.bijections.image import NEAR, ImageActNorm, ImageCoupling, InvertibleConv, Squeeze, near
+from pushforward.bijections.image import WIDEST, ImageActNorm, ImageCoupling, InvertibleConv, Squeeze, shrunk
 from pushforward.bijections.multiscale import MultiScale, most_scales
 from pushforward.bijections.variational import VariationalNoise
 from pushforward.errors import ConfigError
@@ -85,14 +85,14 @@ def test_far_records_do_not_multiply_rounding():
         assert (f.inverse(f(x)[0])[0] - x).abs().max() < 1e-10
 
 
-def test_near_leaves_data_alone_and_bounds_the_rest():
+def test_shrinking_leaves_data_alone_and_bounds_the_rest():
     x = draw(5, 2, 3, 3)
-    assert torch.equal(near(x), x)
-    far = near(100 * x)
-    torch.testing.assert_close(far.square().mean((1, 2, 3)).sqrt(), torch.full((5,), NEAR, dtype=torch.float64))
+    assert torch.equal(shrunk(x), x)
+    far = shrunk(100 * x)
+    torch.testing.assert_close(far.square().mean((1, 2, 3)).sqrt(), torch.full((5,), WIDEST, dtype=torch.float64))
     torch.testing.assert_close(F.cosine_similarity(far.flatten(1), x.flatten(1)), torch.ones(5, dtype=torch.float64))
     zero = torch.zeros(1, 1, 2, 2, requires_grad=True)
-    near(zero).sum().backward()
+    shrunk(zero).sum().backward()
     assert zero.grad is not None
     assert zero.grad.isfinite().all()
 

@@ -105,23 +105,23 @@ class InvertibleConv(Bijection):
         return x, -(log_det * (y.shape[2] * y.shape[3])).expand(len(y))
 
 
-NEAR = 4.0
+WIDEST = 2.0
 """Root mean square beyond which a half is scaled down before a net sees it. Actnorm passes on 1; single records of data stay below."""
 
 
-def near(x: Tensor) -> Tensor:
-    """x scaled to a root mean square of at most `NEAR`, record by record.
+def shrunk(x: Tensor) -> Tensor:
+    """x scaled to a root mean square of at most `WIDEST`, record by record.
 
-    A deep flow of rectifiers left alone multiplies rounding errors by the size of its input at each layer: 12 couplings lost all digits of
-    float32 at 50 standard deviations, and 1e-2 in float64.
+    A deep flow of rectifiers left alone multiplies rounding errors by the size of its input at each layer: 12 couplings of random weights
+    returned records of 50 standard deviations with errors of 0.03 in float64.
     """
-    return x / (x.square().mean((1, 2, 3), keepdim=True) / NEAR**2).clamp(min=1.0).sqrt()
+    return x / (x.square().mean((1, 2, 3), keepdim=True) / WIDEST**2).clamp(min=1.0).sqrt()
 
 
 class ImageCoupling(Bijection):
     r"""y_1 = x_1, y_2 = x_2 exp(s(x_1; c)) + t(x_1; c), with s and t a small residual convolutional net of the half that stays.
 
-    log|det| = sum s. The log-scale is bounded smoothly, s = m tanh(r / m), and the net sees x_1 scaled to a root mean square of at most 4:
+    log|det| = sum s. The log-scale is bounded smoothly, s = m tanh(r / m), and the net sees x_1 scaled to a root mean square of at most 2:
     far from the data y_2 grows in proportion to x, so that neither direction overflows and rounding grows no faster than x.
 
     Source: Dinh, Sohl-Dickstein and Bengio, RealNVP (2017), section 3.4 and equations 7 to 9.
@@ -168,10 +168,10 @@ class ImageCoupling(Bijection):
     def _params(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """s and t, (B, C, H, W), zero where x stays."""
         if self.split == "checkerboard":
-            out = self.net(near(x * self.stays), c) * (1 - self.stays)
+            out = self.net(shrunk(x * self.stays), c) * (1 - self.stays)
             s, t = out.chunk(2, 1)
         else:
-            s, t = self.net(near(x[:, self.kept]), c).chunk(2, 1)
+            s, t = self.net(shrunk(x[:, self.kept]), c).chunk(2, 1)
             room = (0, 0, 0, 0, self.kept.stop, 0) if self.kept.start == 0 else (0, 0, 0, 0, 0, self.kept.stop - self.kept.start)
             s, t = F.pad(s, room), F.pad(t, room)
         return self.max_log_scale * torch.tanh(s / self.max_log_scale), t

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .base import Bijection, Compose
-from .image import ImageActNorm, ImageCoupling, InvertibleConv, Squeeze, near
+from .image import ImageActNorm, ImageCoupling, InvertibleConv, Squeeze, shrunk
 
 __all__ = ["MultiScale", "Style", "most_scales"]
 
@@ -40,7 +40,7 @@ class _Half(nn.Module):
     def forward(self, h: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         out = self.own.expand(len(h), *self.own.shape)
         if self.given is not None:
-            out = out + self.given(near(h))
+            out = out + self.given(shrunk(h))
         if self.condition is not None and c is not None:
             out = out + self.condition(c)[:, :, None, None]
         mean, s = out.chunk(2, 1)

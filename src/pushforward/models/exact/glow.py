@@ -78,7 +78,7 @@ class Glow(GradientModel):
     """
 
     name = "glow"
-    training = Training(lr=2e-3, batch_size=64, schedule="cosine", clip=10.0)
+    training = Training(lr=3e-3, batch_size=64, schedule="cosine", clip=10.0)
     unsupported = {
         "posterior": "the code is a function of the record, so p(z | x) is a single point. Use encode(records).",
         "likelihood": "the record is a function of the code, so p(x | z) is a single point. Use decode(z) or log_prob(records).",
