@@ -144,6 +144,20 @@ def test_cached_and_full_sampling_have_the_same_logits_and_records(family, spec,
     assert a.unique().numel() > 1
 
 
+@pytest.mark.parametrize("family", [f for f in FAMILIES if "pixel" in f])
+@pytest.mark.parametrize("support", [BINARY, levels(3)])
+def test_the_choices_of_the_sampler_multiply_to_log_prob(family: str, support, monkeypatch) -> None:
+    """Three channels: what each choice was drawn from, at what was chosen, sums to log p(x); 12 logs in float64."""
+    spec = image(3, 2, 2, support=support)
+    model = rough(family, spec)
+    x, logits = seen(model, monkeypatch, spec, True, 1.0)
+    chosen = x.permute(2, 3, 1, 0).reshape(12, -1).long()
+    # A Bernoulli has one number, the logit of 1 against 0.
+    rows = [torch.cat([torch.zeros_like(p), p]) if len(p) == 1 else p for p in logits]
+    total = sum(p.log_softmax(0).gather(0, v[None])[0] for p, v in zip(rows, chosen, strict=True))
+    torch.testing.assert_close(total, model._log_prob(x, None, Rng.seeded(0)), rtol=0, atol=1e-9)
+
+
 def tempered(x: Tensor, log_p: Tensor, order: list[int], T: float) -> Tensor:
     """The chain of p(x_d | x_{<d})^{1/T}, each made to sum to 1, from the joint by brute force."""
     flat, out = x.flatten(1), torch.zeros_like(log_p)

@@ -104,8 +104,6 @@ class RecurrentLayer(nn.Module):
             first, last = max(0, t - W + 1), min(H - 1, t)
             # States of the diagonal before, with a row of zeros beyond each end: at row `low` - 1 + k stands entry k.
             h, cell, at = F.pad(h, (0, 0, 1, 1)), F.pad(cell, (0, 0, 1, 1)), first - low + 1
-            if t == 0:
-                at = 1
             rows = last - first + 1
             beside, above = h[:, :, at : at + rows], h[:, :, at - 1 : at - 1 + rows]
             s = torch.cat([beside, above], -1).flatten(1, 2) @ self.state
