@@ -167,8 +167,8 @@ if __name__ == "__main__":
             result.add("nanoGPT's loop, each character given at least one before", other[1], unit="nats per character", kind="exact")
             result.add("nanoGPT's loop, training", other[0], unit="s", kind="measured")
             result.add("our training over nanoGPT's", seconds / other[0], kind="measured", target="<= 1")
-        written = model.extend("\n", 600, temperature=0.8, seed=given.seed)
-        if given.out:
-            Path(given.out).mkdir(parents=True, exist_ok=True)
-            (Path(given.out) / "samples.txt").write_text(written, encoding="utf-8")
-        print(written)
+    written = model.extend("\n", 600, temperature=0.8, seed=given.seed)
+    if given.out:
+        Path(given.out).mkdir(parents=True, exist_ok=True)
+        (Path(given.out) / "samples.txt").write_text(written, encoding="utf-8")
+    print(written)
