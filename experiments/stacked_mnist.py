@@ -2,8 +2,8 @@
 
 Srivastava et al. (2017), Lin et al. (2018): 26,000 samples, each named by a classifier's three digits; the modes found, and the KL
 divergence of their shares from uniform. PacGAN reports 99 modes and 3.40 for DCGAN, 1,000 and 0.06 for PacDCGAN2 to 4. A uniform draw
-of 26,000 over 1,000 modes has a plug-in KL of (1000 - 1) / (2 * 26,000) = 0.019 (Miller 1955): the figure is given with that, as published
-ones are, and without.
+of 26,000 over 1,000 modes has a plug-in KL of (1000 - 1) / (2 * 26,000) = 0.019 (Miller 1955), which is in the figures here as in
+published ones; held-out images have what a perfect model would.
 
     PUSHFORWARD_DATA=... python experiments/stacked_mnist.py --minutes 20 --out FOLDER
     PUSHFORWARD_DATA=... python experiments/stacked_mnist.py --minutes 2 --samples 5000 --rows default --out FOLDER      # the reduced form
@@ -86,8 +86,7 @@ if __name__ == "__main__":
             full = name == "default" and given.samples >= 25_600
             result.add(f"{name}: modes found of {MODES}", found.captured, unit="modes", kind="samples", target=">= 1000" if full else None)
             target = "<= 0.06" if full else None
-            result.add(f"{name}: KL from uniform, plug-in", plug_in(modes(space, x)), unit="nats", kind="samples", target=target)
-            result.add(f"{name}: KL from uniform", found.kl.value, stderr=found.kl.stderr, unit="nats", kind="samples")
+            result.add(f"{name}: KL from uniform", plug_in(modes(space, x)), unit="nats", kind="samples", target=target)
             from PIL import Image
 
             canvas = tiles(pixels(data.schema.encode(x[:60]), data), 12, 1)
@@ -96,5 +95,4 @@ if __name__ == "__main__":
             )
         against = class_statistics(uniform, real, MODES)
         result.add("held-out images: modes read", against.captured, unit="modes", kind="samples")
-        result.add("held-out images: KL from uniform, plug-in", plug_in(real), unit="nats", kind="samples")
-        result.add("held-out images: KL from uniform", against.kl.value, stderr=against.kl.stderr, unit="nats", kind="samples")
+        result.add("held-out images: KL from uniform", plug_in(real), unit="nats", kind="samples")
