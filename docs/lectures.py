@@ -67,7 +67,7 @@ SECTIONS: dict[str, tuple[Shown, ...]] = {
             "Codes as features, and as the start of a supervised network",
             "python experiments/code_features.py",
             "code_features",
-            "start: 100 labels: the autoencoder's start",
+            "start: 100 labels, three hidden layers: the autoencoder's start",
         ),
         Shown(
             "A density fitted to the codes afterwards, to draw from",

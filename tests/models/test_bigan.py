@@ -170,7 +170,7 @@ def points() -> pf.Data:
 
 @pytest.fixture(scope="module")
 def fitted(points: pf.Data) -> GAN:
-    return GAN(hidden=(16,), critic_hidden=(16,)).fit(points, steps=30, batch_size=32, **QUIET)
+    return GAN(hidden=(16,), critic_hidden=(16,), fourier=128).fit(points, steps=30, batch_size=32, lr=2e-3, **QUIET)
 
 
 def test_a_fitted_gan_keeps_its_weights(fitted, points, tmp_path):

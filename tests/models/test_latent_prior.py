@@ -163,7 +163,7 @@ def grid_model(**kw) -> LatentPrior:
 
 def test_a_pixelcnn_over_the_grid_of_a_vqvae_has_an_honest_bound(data):
     """All 4^4 grids enumerated: the prior sums to 1, and the bound is log p(x, k(x)), below log p(x)."""
-    model = grid_model().fit(data, steps=60, **SETTINGS)
+    model = grid_model().fit(data, steps=120, **SETTINGS)
     vqvae, prior = model.stages
     assert (model.density, model.estimator) == ("bound", "log p(x | k) + log P(k) at the encoder's codes k, P the prior")
     every = torch.cartesian_prod(*[torch.arange(4.0)] * 4)
