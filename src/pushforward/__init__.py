@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .compare import compare as compare
     from .data import Data as Data
     from .data import load_data as load_data
+    from .data.perturb import perturbed as perturbed
     from .data.spec import DataSpec as DataSpec
     from .errors import ConfigError as ConfigError
     from .errors import DataError as DataError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .models import catalog as catalog
     from .models import load as load
     from .models import resume as resume
+    from .novelty import novelty as novelty
     from .objective import Loss as Loss
     from .objective import Objective as Objective
     from .objective import Observer as Observer
@@ -46,6 +48,7 @@ _HOME = {
     "compare": "compare",
     "Data": "data",
     "load_data": "data",
+    "perturbed": "data.perturb",
     "DataSpec": "data.spec",
     "ConfigError": "errors",
     "DataError": "errors",
@@ -64,6 +67,7 @@ _HOME = {
     "catalog": "models",
     "load": "models",
     "resume": "models",
+    "novelty": "novelty",
     "Loss": "objective",
     "Objective": "objective",
     "Observer": "objective",

@@ -14,6 +14,7 @@ from .likelihood import bits_per_dim, standard_error
 from .modes import ClassStatistics, ModeStatistics, class_statistics, mode_statistics
 from .moments import Moments, moments, reduce_moments
 from .neighbours import Manifold, Neighbourhoods, expected_coverage, manifold, neighbourhoods, precision_recall_density_coverage
+from .ranking import auroc, conformal_p
 from .slices import sliced_wasserstein
 from .tables import column_fidelity, worst_pair
 from .two_sample import classifier_two_sample
@@ -28,10 +29,12 @@ __all__ = [
     "Moments",
     "Neighbourhoods",
     "Utility",
+    "auroc",
     "bits_per_dim",
     "class_statistics",
     "classifier_two_sample",
     "column_fidelity",
+    "conformal_p",
     "copied_share",
     "copy_share",
     "data_copying",

@@ -11,6 +11,7 @@ from .frechet import frechet_between, frechet_distance
 from .kernels import energy_distance, kernel_distance
 from .moments import Moments
 from .neighbours import expected_coverage, neighbourhoods
+from .ranking import auroc
 from .slices import sliced_wasserstein
 
 __all__ = ["known_answers"]
@@ -73,6 +74,9 @@ def _points() -> Iterator[Known]:
     # (xy + 1)^3: 1 within x, 9^3 within y; across 1, 1, 3^3, 5^3
     exact = 1 + 9**3 - 2 * (1 + 1 + 27 + 125) / 4
     yield Known("kernel distance of the same", exact, kernel_distance(x, y).value, 1e-10, "sums of cubes below 1e3, rounded")
+    # of 3 x 2 pairs, 1 > 0, 4 > 0, 4 > 1 and 4 > 2 hold, 1 = 1 counts half
+    known, novel = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 4.0])
+    yield Known("AUROC of {1, 4} against {0, 1, 2}", 4.5 / 6, auroc(known, novel).value, 1e-14, because)
     x = _randn(64, 1, seed=5)
     yield Known("sliced Wasserstein distance of a shift by 3", 3.0, sliced_wasserstein(x, x + 3.0).value, 1e-12, "64 differences, rounded")
 
