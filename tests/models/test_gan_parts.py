@@ -261,6 +261,18 @@ def test_normalisation_and_networks(network):
         assert model.eval().sample(3, condition=c[:3], seed=0).shape == (3, 1, 16, 20)
 
 
+@pytest.mark.parametrize("conditioning", ["input", "auxiliary"])
+def test_batch_normalisation_sees_records_and_samples_apart(conditioning):
+    # D(real) must not depend on the samples: with both in one pass the statistics are of the mixture, and the generator's step, which
+    # shows samples alone, would meet another critic than the one that was trained. Equal operations in another order: 1e-12 in float64.
+    model = build(DataSpec("points", (2,), condition_dim=3), norm="both", conditioning=conditioning, r1=1.0, r2=1.0).train()
+    batch = batch_of(condition_dim=3)
+    near, far = (model._judged(model.critic_net, batch, y).terms["D(real)"] for y in (batch.x.flip(0) - 1, 100 + batch.x))
+    torch.testing.assert_close(near, far, rtol=0, atol=1e-12)
+    alone = model.critic_net(batch.x, batch.c, True)[0] if conditioning == "auxiliary" else model.critic_net(batch.x, batch.c)
+    torch.testing.assert_close(near, alone.sigmoid(), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("side", [8, 16])
 def test_networks_of_ones_own(side: int):
     spec = DataSpec("image", (1, side, side), (levels(17),))

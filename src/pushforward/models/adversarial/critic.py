@@ -143,16 +143,27 @@ def judged(
     noise: float = 0.0,
     shaken: float = 0.0,
     classes: bool = False,
+    apart: bool = False,
 ) -> Loss:
     """What a critic minimises where its records are x and its samples y: the game's loss and the penalties that have a weight.
 
     `noise` is the weight of Roth's regulariser, `shaken` that of DRAGAN; with `classes` the critic names the classes of both, too.
+    `apart` shows it records and samples in a pass each: batch normalisation would else see a mixture that the generator's step never has.
     """
     both = torch.cat([x, y])
     if (r1 > 0 or r2 > 0 or noise > 0) and not both.requires_grad:
         both.requires_grad_()
-    told = critic(both, None if c is None else torch.cat([c, c]), *([True] if classes else []))
-    scores, named = told if classes else (told, None)
+    cc = None if c is None else torch.cat([c, c])
+
+    def told(u: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return critic(u, c, True) if classes else (critic(u, c), None)
+
+    if apart:
+        (real, named_real), (fake, named_fake) = told(both[: len(x)], c), told(both[len(x) :], c)
+        scores = torch.cat([real, fake])
+        named = None if named_real is None or named_fake is None else torch.cat([named_real, named_fake])
+    else:
+        scores, named = told(both, cc)
     real, fake = scores.chunk(2)
     loss = game.critic(real, fake)
     p = game.probabilities(real, fake)
@@ -168,8 +179,8 @@ def judged(
     if shaken > 0:
         penalties["dragan"] = shaken * dragan(lambda u: critic(u, c), x, rng)
     if named is not None:
-        assert c is not None
-        penalties["class"] = cross_entropy(named, torch.cat([c, c])).reshape(2, -1).sum(0)
+        assert cc is not None
+        penalties["class"] = cross_entropy(named, cc).reshape(2, -1).sum(0)
     for penalty in penalties.values():
         loss = loss + penalty
     return Loss(loss, {k: v.detach() for k, v in (terms | penalties).items()})

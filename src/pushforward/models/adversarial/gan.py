@@ -294,7 +294,8 @@ class GAN(GradientModel):
         gp, r1, r2, noise = self._weights(batch.progress)
         parts: dict[str, Any] = {"gradient_penalty": gp, "one_sided": self.one_sided, "r1": r1, "r2": r2}
         named = self.conditioning == "auxiliary" and c is not None
-        return judged(self.game, critic, x, y, c, batch.rng, **parts, noise=noise, shaken=self.dragan, classes=named)
+        apart = self.norm == "both" or self.critic is not None
+        return judged(self.game, critic, x, y, c, batch.rng, **parts, noise=noise, shaken=self.dragan, classes=named, apart=apart)
 
     def _scores(self, critic: nn.Module, y: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """T of packed records, and the logits of their classes where there is an auxiliary classifier."""
