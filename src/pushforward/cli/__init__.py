@@ -10,8 +10,8 @@ import click
 
 from .._version import __version__
 from ..errors import ConfigError, PushforwardError, nearest
-from . import commands
 from .derive import explain
+from .likeness import ALL  # which registers its own after those of `commands`
 
 __all__ = ["app", "main"]
 
@@ -64,7 +64,7 @@ def fail(message: str, code: int) -> None:
 
 app = App(
     name="pushforward",
-    commands={command.name or "": command for command in commands.ALL},
+    commands={command.name or "": command for command in ALL},
     help="Fit every family of deep generative model to your own data, and compare them honestly.",
     epilog="`pushforward COMMAND --help` tells more. With --debug, errors show where they arose.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},

@@ -70,6 +70,17 @@ def write_values(values: Any, out: str, name: str, overwrite: bool) -> None:
     click.echo(f"{len(values)} values -> {out}", err=True)
 
 
+def write_columns(columns: Mapping[str, Any], out: str, overwrite: bool) -> None:
+    """A table with a row for each record, as CSV or Parquet."""
+    import pandas as pd
+
+    from ..data.writers import write_records
+
+    table = pd.DataFrame(dict(columns))
+    write_records(table, out, overwrite=overwrite)
+    click.echo(f"{len(table)} rows -> {out}", err=True)
+
+
 def write_json(value: Mapping[str, Any], out: str, overwrite: bool) -> None:
     """A JSON file, for people and programs."""
     from ..store import atomic
