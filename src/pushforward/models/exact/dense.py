@@ -2,42 +2,39 @@
 
     log p(x | c) = log phi(f(x; c)) + log|det df/dx|,        x = f^{-1}(z; c),   z ~ N(0, I).
 
-A family writes `_steps`, its bijections. Entries on a finite set are dequantised with uniform noise, which makes log p a bound; see `flow`.
+A family writes `_steps`, its bijections. Entries on a finite set are dequantised, which makes log p a bound; see `dequantised`.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ...bijections import ActNorm, Bijection, Compose, Dequantise, Linear
+from ...bijections import ActNorm, AffineCoupling, Bijection, Compose, Linear, Permutation
+from ...bijections.variational import VariationalNoise
 from ...data import Data
 from ...data.spec import DataSpec
 from ...errors import ConfigError
 from ...known import Known
-from ...model import GradientModel
 from ...rng import Rng
-from ...train import Batch, Loss, Objective
+from .dequantised import START, DequantisedFlow
 
 __all__ = ["DenseFlow"]
 
-START = 512
-"""Training records that set the actnorms before the first step."""
+NOISE_STEPS = 4
+"""Affine couplings of the flow of noise in variational dequantisation."""
+NOISE_HIDDEN = (64, 64)
+"""Widths of the hidden layers of each of their networks."""
 
 
-class DenseFlow(GradientModel):
+class DenseFlow(DequantisedFlow):
     """A flow of vectors; images are flattened."""
 
-    unsupported = {
-        "posterior": "the code is a function of the record, so p(z | x) is a single point. Use encode(records).",
-        "likelihood": "the record is a function of the code, so p(x | z) is a single point. Use decode(z) or log_prob(records).",
-    }
-
     layers: int
-    alpha: float
+    flow: Compose
 
     @abstractmethod
     def _steps(self, spec: DataSpec) -> list[Bijection]:
@@ -46,12 +43,34 @@ class DenseFlow(GradientModel):
     def _build(self, spec: DataSpec) -> None:
         if self.layers < 1:
             raise ConfigError(f"layers must be at least 1, got {self.layers}.")
-        if not 0 <= self.alpha < 0.5:
-            raise ConfigError(f"alpha must lie in [0, 0.5), got {self.alpha}.")
-        self.dequantise = Dequantise(spec.columns, self.alpha)
         self.flow = Compose(self._steps(spec))
-        self.density = "exact" if spec.continuous else "bound"
-        self.estimator = "" if spec.continuous else "uniform dequantisation, one draw"
+        self._make_continuous(spec, lambda: self._noise_flow(spec))
+
+    def _noise_flow(self, spec: DataSpec) -> Bijection:
+        """A flow of the noise of the discrete entries, given the record and the condition."""
+        d = sum(s.discrete for s in spec.columns)
+        given = spec.condition_dim + sum((s.size or 1) if s.name == "categories" else 1 for s in spec.columns)
+        steps: list[Bijection] = []
+        for i in range(NOISE_STEPS):
+            steps += [*([Permutation(d)] if i else []), AffineCoupling(d, given, NOISE_HIDDEN)]
+        return Compose(steps)
+
+    def _draw_noise(self, noise: VariationalNoise, x: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
+        at = self.dequantise.noise > 0
+        flat = x.flatten(1)
+        e = rng.randn(len(flat), int(at.sum()))
+        u, log_q = noise(e, self._context(flat, c))
+        return flat.new_zeros(flat.shape).masked_scatter(at.expand_as(flat), u), log_q
+
+    def _context(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """What the noise is told of its record (B, D): levels scaled to [-1, 1], categories one-hot, the rest as it is; the condition."""
+        assert self.spec is not None
+        scaled = torch.where(self.dequantise.noise > 0, x * (2 / (self.dequantise.size - 1).clamp(min=1)) - 1, x)
+        unordered = [(i, s.size or 1) for i, s in enumerate(self.spec.columns) if s.name == "categories"]
+        parts = [F.one_hot(x[:, i].long(), k).to(x.dtype) for i, k in unordered]
+        rest = [i for i, s in enumerate(self.spec.columns) if s.name != "categories"]
+        parts += [scaled[:, rest] if unordered else scaled, *([] if c is None else [c])]
+        return torch.cat(parts, 1)
 
     def _prepare(self, data: Data, seed: int) -> None:
         """Actnorm's scales and shifts, from training records; a loaded or resumed model has them in its weights."""
@@ -62,58 +81,29 @@ class DenseFlow(GradientModel):
         x, c = data.train.batch(torch.randperm(len(data.train), generator=rng.generator)[:START], rng)
         c = c if self.spec.condition_dim else None
         with torch.no_grad():
-            y = self._continuous(x.flatten(1), rng)[0]
+            y = self._continuous(x, c, rng)[0]
             for f in self.flow.layers:
                 if isinstance(f, ActNorm):
                     f.start(y)
                 y = f(y, c)[0]
 
-    def _objectives(self) -> tuple[Objective, ...]:
-        return (Objective("likelihood", [self.flow], self._loss),)
-
-    def _loss(self, batch: Batch) -> Loss:
-        log_base, log_det = self._parts(batch.x, batch.c, batch.rng)
-        return Loss(-(log_base + log_det), {"log_base": log_base, "log_det": log_det})
-
-    def _continuous(self, x: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Flat records as real vectors at one draw of the noise, with the log-determinant."""
-        return self.dequantise(x, rng.rand(*x.shape)) if self.dequantise.discrete else self.dequantise(x)
-
     def _parts(self, x: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
-        """log phi(z) and the log-determinant of x -> z, each (B,), at one draw of the noise."""
-        y, log_det = self._continuous(x.flatten(1), rng)
-        z, change = self.flow(y, c)
-        return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi), log_det + change
-
-    def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng, *, samples: int = 1) -> Tensor:
-        """log p(x | c); with discrete entries the bound, averaged inside the logarithm over `samples` draws of the noise."""
-        if samples < 1:
-            raise ConfigError(f"log_prob needs samples of at least 1, got {samples}.")
-        if not self.dequantise.discrete:
-            return sum(self._parts(x, c, rng), start=x.new_zeros(len(x)))
-        draws = [torch.add(*self._parts(x, c, rng)) for _ in range(samples)]
-        return torch.stack(draws).logsumexp(0) - math.log(samples)
+        """log phi(z) and the rest of log p(x | c), each (B,), at one draw of the noise."""
+        log_base, *rest = self._terms(x, c, rng).values()
+        return log_base, sum(rest, start=torch.zeros_like(log_base))
 
     def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
         assert self.spec is not None
         return self._decode(rng.randn(n, self.spec.dim), c)
 
-    def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """z = f(x; c); a discrete entry is taken at the middle of its cell, so that `_decode` returns it exactly."""
-        return self.flow(self.dequantise(x.flatten(1))[0], c)[0]
-
-    def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
-        assert self.spec is not None
-        return self.dequantise.inverse(self.flow.inverse(z, c)[0]).reshape(len(z), *self.spec.shape)
-
 
 # -- known answers that any such flow must give ---------------------------------------------------------------------------------
 
 
-F = TypeVar("F", bound=DenseFlow)
+Flow = TypeVar("Flow", bound=DenseFlow)
 
 
-def scrambled(model: F, spec: DataSpec, seed: int, scale: float = 0.2) -> F:
+def scrambled(model: Flow, spec: DataSpec, seed: int, scale: float = 0.2) -> Flow:
     """A float64 flow far from the identity: weights moved by noise, so that no term vanishes."""
     model.build(spec, seed=seed).double()
     generator = torch.Generator().manual_seed(seed)

@@ -7,7 +7,7 @@ With z = f(x; c) and phi the standard normal density in D dimensions,
 f alternates coupling layers (half of the entries move, by a map whose parameters are a network's function of the other half) with
 a mixing of all entries. Training maximises the mean of log p itself: there is no bound and no game.
 
-Entries on a finite set {0 .. k-1} are dequantised with uniform noise u: log p then becomes a lower bound on the log-probability
+Entries on a finite set {0 .. k-1} are dequantised (see `dequantised`), here with uniform noise u: log p then becomes a lower bound
 
     log P(x) = log E_u p(x + u)  >=  E_u log p(x + u),
 
@@ -28,6 +28,7 @@ from ...known import Known
 from ...rng import Rng
 from ...train import Training
 from .dense import DenseFlow, far_answers, mass, scrambled
+from .dequantised import Dequantisation
 
 __all__ = ["RealNVP", "SplineFlow"]
 
@@ -82,6 +83,9 @@ class RealNVP(_CouplingFlow):
         Largest log-scale of one coupling, in nats; bounds the growth of rounding errors.
     alpha
         Squeeze of bounded entries before the logit, keeping its ends finite (Dinh et al., section 4.1).
+    dequantisation
+        How discrete entries are made continuous: by `uniform` noise, or by noise from a flow given the record, `variational` (Ho et al.
+        2019), whose bound is higher once it is trained. Continuous entries need none.
     """
 
     name = "realnvp"
@@ -94,8 +98,10 @@ class RealNVP(_CouplingFlow):
         mixing: Mixing = "auto",
         max_log_scale: float = 3.0,
         alpha: float = 0.05,
+        dequantisation: Dequantisation = "uniform",
     ):
         super().__init__()
+        self.dequantisation = dequantisation
         self.layers, self.hidden, self.mixing = layers, hidden, mixing
         self.max_log_scale, self.alpha = max_log_scale, alpha
 
@@ -129,6 +135,9 @@ class SplineFlow(_CouplingFlow):
         `auto`, the matrix up to 128 entries.
     alpha
         Squeeze of bounded entries before the logit, keeping its ends finite (Dinh et al. 2017, section 4.1).
+    dequantisation
+        How discrete entries are made continuous: by `uniform` noise, or by noise from a flow given the record, `variational` (Ho et al.
+        2019), whose bound is higher once it is trained. Continuous entries need none.
     """
 
     name = "spline"
@@ -143,8 +152,10 @@ class SplineFlow(_CouplingFlow):
         hidden: tuple[int, ...] = (64, 64),
         mixing: Mixing = "auto",
         alpha: float = 0.05,
+        dequantisation: Dequantisation = "uniform",
     ):
         super().__init__()
+        self.dequantisation = dequantisation
         self.layers, self.bins, self.bound, self.marginals = layers, bins, bound, marginals
         self.hidden, self.mixing, self.alpha = hidden, mixing, alpha
 

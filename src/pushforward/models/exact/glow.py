@@ -7,13 +7,7 @@ With y the image made continuous, z = f(y; c) and phi the standard normal densit
 f works on images throughout: blocks of pixels become channels, channels are mixed, and half of them move by a map that a convolutional
 net makes of the other half; then half leave as codes, given those that go on, which are squeezed again (`bijections.MultiScale`).
 
-Levels {0 .. k-1} become continuous by noise u in [0, 1) that a distribution q(u | x) draws, and the density of x + u bounds the
-log-probability from below:
-
-    log P(x)  =  log E_q[p(x + u) / q(u | x)]  >=  E_q[log p(x + u) - log q(u | x)].
-
-With q uniform (Theis et al. 2016) a smooth p is asked to be flat within cells; a q that is a flow itself, fitted along with p, may put the
-noise where p can follow: variational dequantisation (Ho et al. 2019). Both are bounds: `density` says so, and more draws raise them.
+Levels become continuous by uniform noise, or by noise that is fitted (`dequantised`): log p is then a bound.
 """
 
 import math
@@ -23,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...bijections import Compose, Dequantise
+from ...bijections import Bijection, Compose
 from ...bijections.image import ImageCoupling
 from ...bijections.multiscale import MultiScale
 from ...bijections.variational import VariationalNoise
@@ -31,19 +25,17 @@ from ...data import Data
 from ...data.spec import BINARY, REAL, DataSpec
 from ...errors import ConfigError
 from ...known import Known
-from ...model import GradientModel
 from ...rng import Rng
-from ...train import Batch, Loss, Objective, Training
+from ...train import Training
+from .dequantised import START, Dequantisation, DequantisedFlow
 
 __all__ = ["Glow"]
 
 NOISE_STEPS = 4
 """Checkerboard couplings of the flow of noise in variational dequantisation."""
-START = 512
-"""Training records that set the actnorms before the first step."""
 
 
-class Glow(GradientModel):
+class Glow(DequantisedFlow):
     """Multi-scale flow of images with invertible 1x1 convolutions: exact codes, exact inverse, parallel sampling.
 
     Source: Kingma and Dhariwal, Glow: Generative Flow with Invertible 1x1 Convolutions (2018); Dinh, Sohl-Dickstein and Bengio, Density
@@ -78,11 +70,8 @@ class Glow(GradientModel):
     """
 
     name = "glow"
+    flow: MultiScale
     training = Training(lr=3e-3, batch_size=64, schedule="cosine", clip=10.0)
-    unsupported = {
-        "posterior": "the code is a function of the record, so p(z | x) is a single point. Use encode(records).",
-        "likelihood": "the record is a function of the code, so p(x | z) is a single point. Use decode(z) or log_prob(records).",
-    }
 
     def __init__(
         self,
@@ -91,7 +80,7 @@ class Glow(GradientModel):
         channels: int = 32,
         blocks: int = 1,
         style: Literal["glow", "realnvp"] = "glow",
-        dequantisation: Literal["uniform", "variational"] = "uniform",
+        dequantisation: Dequantisation = "uniform",
         positions: bool = True,
         max_log_scale: float = 1.0,
         alpha: float = 0.05,
@@ -99,7 +88,7 @@ class Glow(GradientModel):
         super().__init__()
         self.scales, self.steps, self.channels, self.blocks, self.positions = scales, steps, channels, blocks, positions
         self.style: Literal["glow", "realnvp"] = style
-        self.dequantisation: Literal["uniform", "variational"] = dequantisation
+        self.dequantisation = dequantisation
         self.max_log_scale, self.alpha = max_log_scale, alpha
 
     @classmethod
@@ -112,21 +101,16 @@ class Glow(GradientModel):
         for name in ("steps", "channels"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not 0 <= self.alpha < 0.5:
-            raise ConfigError(f"alpha must lie in [0, 0.5), got {self.alpha}.")
-        for name, known in (("style", ("glow", "realnvp")), ("dequantisation", ("uniform", "variational"))):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        if self.style not in ("glow", "realnvp"):
+            raise ConfigError(f"style must be one of glow, realnvp, got {self.style!r}.")
         net = {"channels": self.channels, "blocks": self.blocks, "positions": self.positions, "max_log_scale": self.max_log_scale}
-        self.dequantise = Dequantise(spec.columns, self.alpha)
-        self.flow = MultiScale(spec.shape, spec.condition_dim, self.scales, self.steps, self.style, **net)
-        self.noise = None
-        if self.dequantise.discrete and self.dequantisation == "variational":
+
+        def noise() -> Bijection:
             given = spec.shape[0] + spec.condition_dim
-            steps = [ImageCoupling(spec.shape, given, "checkerboard", i % 2 == 1, **net) for i in range(NOISE_STEPS)]
-            self.noise = VariationalNoise(Compose(steps))
-        self.density = "exact" if spec.continuous else "bound"
-        self.estimator = "" if spec.continuous else f"{self.dequantisation} dequantisation, one draw"
+            return Compose([ImageCoupling(spec.shape, given, "checkerboard", i % 2 == 1, **net) for i in range(NOISE_STEPS)])
+
+        self.flow = MultiScale(spec.shape, spec.condition_dim, self.scales, self.steps, self.style, **net)
+        self._make_continuous(spec, noise)
 
     @torch.no_grad()
     def _prepare(self, data: Data, seed: int) -> None:
@@ -137,43 +121,14 @@ class Glow(GradientModel):
         c = c if self.spec.condition_dim else None
         self.flow.start(self._continuous(x, c, rng)[0], c)
 
-    def _objectives(self) -> tuple[Objective, ...]:
-        return (Objective("likelihood", [self], self._loss),)
-
-    def _loss(self, batch: Batch) -> Loss:
-        terms = self._terms(batch.x, batch.c, batch.rng)
-        return Loss(-sum(terms.values(), start=terms["log_base"].new_zeros(())), terms)
-
-    def _continuous(self, x: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor, Tensor | None]:
-        """y (B, D), log|det dy/du| and, where the noise is fitted, -log q(u | x)."""
-        flat = x.flatten(1)
-        if not self.dequantise.discrete:
-            return *self.dequantise(flat), None
-        if self.noise is None:
-            return *self.dequantise(flat, rng.rand(*flat.shape)), None
-        u, log_q = self.noise(rng.randn(*x.shape), self._context(x, c))
-        return *self.dequantise(flat, u.flatten(1)), -log_q
+    def _draw_noise(self, noise: VariationalNoise, x: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
+        u, log_q = noise(rng.randn(*x.shape), self._context(x, c))
+        return u.flatten(1), log_q
 
     def _context(self, x: Tensor, c: Tensor | None) -> Tensor:
         """What the noise is told of its record, as planes: the image scaled to [-1, 1], and the condition everywhere alike."""
         seen = x * (2 / (self.dequantise.size.view(x.shape[1:]) - 1).clamp(min=1)) - 1
         return seen if c is None else torch.cat([seen, c[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
-
-    def _terms(self, x: Tensor, c: Tensor | None, rng: Rng) -> dict[str, Tensor]:
-        """The parts of the bound (or the density), (B,) each, at one draw of the noise: they add up to it."""
-        y, log_det, minus_log_q = self._continuous(x, c, rng)
-        z, change = self.flow(y, c)
-        log_base = -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
-        terms = {"log_base": log_base, "log_det": log_det + change}
-        return terms if minus_log_q is None else {**terms, "minus_log_q": minus_log_q}
-
-    def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng, *, samples: int = 1) -> Tensor:
-        """log p(x | c); with levels the bound, averaged inside the logarithm over `samples` draws of the noise."""
-        if samples < 1:
-            raise ConfigError(f"log_prob needs samples of at least 1, got {samples}.")
-        draws = samples if self.dequantise.discrete else 1
-        found = [torch.stack(list(self._terms(x, c, rng).values())).sum(0) for _ in range(draws)]
-        return torch.stack(found).logsumexp(0) - math.log(draws)
 
     def _sample(self, n: int, c: Tensor | None, rng: Rng, *, temperature: float = 1.0) -> Tensor:
         """Images at codes from N(0, T^2 I): T = 1 samples the model, less gives plainer images (Kingma & Dhariwal: 0.7)."""
@@ -181,14 +136,6 @@ class Glow(GradientModel):
         if temperature < 0:
             raise ConfigError(f"temperature must be 0 or more, got {temperature}.")
         return self._decode(temperature * rng.randn(n, self.spec.dim), c)
-
-    def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """z = f(x; c), the finest scale's entries first; a level is taken at the middle of its cell, so that `_decode` returns it."""
-        return self.flow(self.dequantise(x.flatten(1))[0], c)[0]
-
-    def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
-        assert self.spec is not None
-        return self.dequantise.inverse(self.flow.inverse(z, c)[0]).reshape(len(z), *self.spec.shape)
 
 
 # -- known answers ------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from ...data.spec import DataSpec
 from ...known import Known
 from ...train import Training
 from .dense import DenseFlow, flow_answers
+from .dequantised import Dequantisation
 
 __all__ = ["IAF", "MAF", "AutoregressiveSplineFlow"]
 
@@ -79,6 +80,9 @@ class MAF(_AutoregressiveFlow):
         Largest log-scale of one map, in nats; bounds the growth of rounding errors.
     alpha
         Squeeze of bounded entries before the logit, keeping its ends finite (Dinh et al. 2017, section 4.1).
+    dequantisation
+        How discrete entries are made continuous: by `uniform` noise, or by noise from a flow given the record, `variational` (Ho et al.
+        2019), whose bound is higher once it is trained. Continuous entries need none.
     """
 
     name = "maf"
@@ -91,8 +95,10 @@ class MAF(_AutoregressiveFlow):
         mixing: Mixing = "reverse",
         max_log_scale: float = 3.0,
         alpha: float = 0.05,
+        dequantisation: Dequantisation = "uniform",
     ):
         super().__init__()
+        self.dequantisation = dequantisation
         self.layers, self.hidden, self.mixing = layers, hidden, mixing
         self.max_log_scale, self.alpha = max_log_scale, alpha
 
@@ -118,6 +124,9 @@ class IAF(_AutoregressiveFlow):
         Largest log-scale of one map, in nats.
     alpha
         Squeeze of bounded entries before the logit (Dinh et al. 2017, section 4.1).
+    dequantisation
+        How discrete entries are made continuous: by `uniform` noise, or by noise from a flow given the record, `variational` (Ho et al.
+        2019), whose bound is higher once it is trained. Continuous entries need none.
     """
 
     name = "iaf"
@@ -131,8 +140,10 @@ class IAF(_AutoregressiveFlow):
         mixing: Mixing = "reverse",
         max_log_scale: float = 3.0,
         alpha: float = 0.05,
+        dequantisation: Dequantisation = "uniform",
     ):
         super().__init__()
+        self.dequantisation = dequantisation
         self.layers, self.hidden, self.mixing = layers, hidden, mixing
         self.max_log_scale, self.alpha = max_log_scale, alpha
 
@@ -159,6 +170,9 @@ class AutoregressiveSplineFlow(_AutoregressiveFlow):
         What goes between maps: `lu`, a learned invertible matrix (Durkan et al., section 4.1); `reverse`, actnorm and reversal.
     alpha
         Squeeze of bounded entries before the logit (Dinh et al. 2017, section 4.1).
+    dequantisation
+        How discrete entries are made continuous: by `uniform` noise, or by noise from a flow given the record, `variational` (Ho et al.
+        2019), whose bound is higher once it is trained. Continuous entries need none.
     """
 
     name = "maf_spline"
@@ -172,8 +186,10 @@ class AutoregressiveSplineFlow(_AutoregressiveFlow):
         hidden: tuple[int, ...] = (128, 128),
         mixing: Mixing = "lu",
         alpha: float = 0.05,
+        dequantisation: Dequantisation = "uniform",
     ):
         super().__init__()
+        self.dequantisation = dequantisation
         self.layers, self.bins, self.bound = layers, bins, bound
         self.hidden, self.mixing, self.alpha = hidden, mixing, alpha
 

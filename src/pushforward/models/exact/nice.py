@@ -12,6 +12,7 @@ from ...data.spec import DataSpec
 from ...known import Known
 from ...train import Training
 from .dense import DenseFlow, flow_answers
+from .dequantised import Dequantisation
 
 __all__ = ["NICE"]
 
@@ -30,13 +31,19 @@ class NICE(DenseFlow):
         Widths of the hidden layers of each coupling's network (Dinh et al. use five of 1000 to 5000 for images).
     alpha
         Squeeze of bounded entries before the logit, keeping its ends finite (Dinh et al. 2017, section 4.1).
+    dequantisation
+        How discrete entries are made continuous: by `uniform` noise, or by noise from a flow given the record, `variational` (Ho et al.
+        2019), whose bound is higher once it is trained. Continuous entries need none.
     """
 
     name = "nice"
     training = Training(lr=1e-3, optimizer="adamw", weight_decay=0.1, schedule="cosine", clip=5.0)
 
-    def __init__(self, layers: int = 4, hidden: tuple[int, ...] = (128, 128), alpha: float = 0.05):
+    def __init__(
+        self, layers: int = 4, hidden: tuple[int, ...] = (128, 128), alpha: float = 0.05, dequantisation: Dequantisation = "uniform"
+    ):
         super().__init__()
+        self.dequantisation = dequantisation
         self.layers, self.hidden, self.alpha = layers, hidden, alpha
 
     def _steps(self, spec: DataSpec) -> list[Bijection]:

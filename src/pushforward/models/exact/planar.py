@@ -16,6 +16,7 @@ from ...data.spec import DataSpec
 from ...known import Known
 from ...train import Training
 from .dense import DenseFlow, flow_answers
+from .dequantised import Dequantisation
 
 __all__ = ["PlanarFlow", "RadialFlow"]
 
@@ -44,13 +45,17 @@ class PlanarFlow(_Moves):
         Widths of the network that makes the parameters of a condition; unused without one.
     alpha
         Squeeze of bounded entries before the logit, keeping its ends finite (Dinh et al. 2017, section 4.1).
+    dequantisation
+        How discrete entries are made continuous: by `uniform` noise, or by noise from a flow given the record, `variational` (Ho et al.
+        2019), whose bound is higher once it is trained. Continuous entries need none.
     """
 
     name = "planar"
     training = Training(lr=5e-3, schedule="cosine", clip=5.0)
 
-    def __init__(self, layers: int = 16, hidden: tuple[int, ...] = (32,), alpha: float = 0.05):
+    def __init__(self, layers: int = 16, hidden: tuple[int, ...] = (32,), alpha: float = 0.05, dequantisation: Dequantisation = "uniform"):
         super().__init__()
+        self.dequantisation = dequantisation
         self.layers, self.hidden, self.alpha = layers, hidden, alpha
 
     def _map(self, dim: int, condition_dim: int) -> Bijection:
@@ -70,13 +75,17 @@ class RadialFlow(_Moves):
         Widths of the network that makes the parameters of a condition; unused without one.
     alpha
         Squeeze of bounded entries before the logit, keeping its ends finite (Dinh et al. 2017, section 4.1).
+    dequantisation
+        How discrete entries are made continuous: by `uniform` noise, or by noise from a flow given the record, `variational` (Ho et al.
+        2019), whose bound is higher once it is trained. Continuous entries need none.
     """
 
     name = "radial"
     training = Training(lr=5e-3, schedule="cosine", clip=5.0)
 
-    def __init__(self, layers: int = 16, hidden: tuple[int, ...] = (32,), alpha: float = 0.05):
+    def __init__(self, layers: int = 16, hidden: tuple[int, ...] = (32,), alpha: float = 0.05, dequantisation: Dequantisation = "uniform"):
         super().__init__()
+        self.dequantisation = dequantisation
         self.layers, self.hidden, self.alpha = layers, hidden, alpha
 
     def _map(self, dim: int, condition_dim: int) -> Bijection:
