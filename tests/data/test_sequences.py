@@ -77,6 +77,53 @@ def test_words_have_a_vocabulary_of_the_training_part_and_an_unknown_one(tmp_pat
     assert "rare" in own.schema.symbols  # the text has unknown words of its own, so every other is kept
 
 
+def test_a_part_may_have_a_file_of_its_own(tmp_path):
+    for name, text in (("train", WORDS), ("valid", "the bird sat\n" * 6), ("test", "a cat\n" * 9)):
+        (tmp_path / f"{name}.txt").write_text(text)
+    valid, test = str(tmp_path / "valid.txt"), tmp_path / "test.txt"
+    data = load_data(tmp_path / "train.txt", tokens="words", length=8, validation=valid, test=test)
+    # All 244 words of the source are for training: those that occur twice or more are known; bird and a are not, wherever they stand.
+    assert data.schema.symbols == ("<unk>", "\n", "sat", "the", "cat", "dog")
+    assert data.counts() == {"train": 237, "validation": 24 // 8, "test": 27 // 8}
+    assert data.validation.records()[0] == "the <unk> sat\nthe <unk> sat\n"
+    assert data.test.records()[0] == "<unk> cat\n<unk> cat\n<unk> cat"
+    assert "29.41% of held-out words are unknown" in data.summary()  # 6 + 9 of 24 + 27
+    assert "295 words" in data.summary()
+    again = reload(json.loads(json.dumps(data.describe())))
+    assert torch.equal(again.test.x, data.test.x)
+    # A share is of the source: 24 of 244 words.
+    part = load_data(tmp_path / "train.txt", tokens="words", length=8, test=test)
+    assert part.counts() == {"train": 220 - 7, "validation": 24 // 8, "test": 27 // 8}
+    # Characters have the alphabet of all three.
+    letters = load_data(tmp_path / "train.txt", length=8, validation=0, test=test)
+    assert letters.counts() == {"train": len(WORDS) - 7, "validation": 0, "test": 54 // 8}
+    assert letters.schema.symbols == tuple(sorted(set(WORDS)))
+    # Lines: those of the file are the part, in their order.
+    rows = load_data(tmp_path / "train.txt", tokens="words", lines=True, validation=valid, test=0.2)
+    assert rows.counts() == {"train": 61 - 12, "validation": 6, "test": 12}
+    assert rows.validation.records() == ["the <unk> sat"] * 6
+    assert rows.order.tolist()[49:55] == list(range(61, 67))
+
+
+def test_files_of_parts_say_what_they_may_be(tmp_path):
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / "short.txt").write_text("ab")
+    np.save(tmp_path / "a.npy", np.zeros((20, 2), np.float32))
+    np.save(tmp_path / "b.npy", np.zeros((20, 2), np.float32))
+    with pytest.raises(
+        ConfigError, match=r"test='.*b.npy' is a file, which a text file may have beside it; .*a.npy is a .npy or .npz file. Give"
+    ):
+        load_data(tmp_path / "a.npy", test=tmp_path / "b.npy")
+    with pytest.raises(ConfigError, match="the list is a text in memory. Give a share"):
+        load_data(["abc", "cab"] * 10, test=str(tmp_path / "a.txt"))
+    with pytest.raises(ConfigError, match=r"validation=.*b.npy is a .npy or .npz file. Give a text file"):
+        load_data(tmp_path / "a.txt", validation=tmp_path / "b.npy")
+    with pytest.raises(DataError, match=r"There is no file or folder .*none.txt"):
+        load_data(tmp_path / "a.txt", length=8, validation=tmp_path / "none.txt")
+    with pytest.raises(DataError, match=r"a part of 2 characters is shorter than a record of 8. Change what is held out"):
+        load_data(tmp_path / "a.txt", length=8, validation=tmp_path / "short.txt")
+
+
 def test_pieces_keep_their_own_split(tmp_path):
     path = tmp_path / "a.json.gz"
     path.write_bytes(gzip.compress(json.dumps({"test": PIECES[:3], "train": PIECES[3:15], "valid": PIECES[15:]}).encode()))

@@ -157,6 +157,11 @@ def test_nan_and_missing_values_are_what_is_not_known() -> None:
         table.complete(frame[:5], ["kind"])
     with pytest.raises(DataError, match="known= names 'colour'"):
         table.complete(frame[:5], ["colour"])
+    for column, value in (("size", np.nan), ("kind", None)):
+        lacking = frame[:5].copy()
+        lacking.loc[[2, 3], column] = value
+        with pytest.raises(DataError, match=rf"Column '{column}' is named in known= and row 2 \(from 0\) has no value in it \(2 such\)"):
+            table.complete(lacking, ["size", "kind"])
 
 
 def test_errors_name_the_remedy() -> None:

@@ -83,11 +83,16 @@ def test_stepping_gives_the_features_of_one_pass(model, spec) -> None:
     rough(model, spec, torch.float32)
     x, c = some(spec, 9, torch.float32), condition(spec, 9, torch.float32)
     with torch.no_grad():
-        state, given = model.net.start(9, spec.shape[0]), 0.0 if c is None else model.given(c)
-        steps = torch.stack([model._next(x, t, given, state) for t in range(spec.shape[0])], 1)
-        whole = model._past(x, c)
+        given = None if c is None else model.given(c)[:, None]
+        state, whole = model.net.start(9, spec.shape[0]), model._past(x, c)
+        steps = torch.stack([model._next(x, t, t, given, state) for t in range(spec.shape[0])], 1)
+        # The first steps at once, as a prompt enters, then two more at once, then the rest.
+        state, prompted = model.net.start(9, spec.shape[0]), []
+        for first, t in ((0, 1), (2, 3), (4, 4)):
+            prompted.append(model._next(x, first, t, given, state))
     # Sums of 16 products in float32, normalised or squashed, of size 1: a few 1e-6.
     torch.testing.assert_close(steps, whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.stack(prompted, 1), whole[:, [1, 3, 4]], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("model", "spec"), CASES)

@@ -3,13 +3,14 @@
 ====================================  ====================================================================================
 source                                records
 ====================================  ====================================================================================
-one long text                         windows of `length` symbols; held-out text is the end of it, so that no window leaks
+one long text                         windows of `length` symbols; held-out text is the end of it, so that no window leaks, or files
+                                      of its own
 lines of a text, a list of texts      each a record, with its end; split at random
 pieces in a JSON or MIDI collection   each a record, with its end; the file's own split where it has one
 ====================================  ====================================================================================
 
-Records longer than `length` are cut into several, after the split. Characters have the alphabet of the whole text; words have the
-vocabulary of the training records, in the order of their counts there, and every other word is the unknown one.
+Records longer than `length` are cut into several, after the split. Characters have the alphabet of the whole text, held-out files among
+it; words have the vocabulary of the training records, in the order of their counts there, and every other word is the unknown one.
 """
 
 import gzip
@@ -34,6 +35,7 @@ LENGTH = 128
 OVERLAP = 8
 """Training windows of a long text begin every length / 8 symbols, so that each symbol is predicted from short and long contexts."""
 PARTS = (("train", "training"), ("valid", "validation", "val"), ("test",))
+PARTS_HELD = ("validation", "test")
 
 Pieces = Sequence[Any] | Mapping[str, Sequence[Any]]
 
@@ -82,21 +84,35 @@ def text_data(
     validation: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
+    held: Mapping[str, str | Sequence[str]] | None = None,
     source: str = "text",
 ) -> Data:
-    """`Data` from one long text (str) or from texts that are records of their own."""
+    """`Data` from one long text (str) or from texts that are records of their own.
+
+    `held` gives the validation or the test part (its key) in the form of `text`, instead of a share of it.
+    """
     if tokens not in ("characters", "words"):
         raise ConfigError(f"tokens={tokens!r} is not known. Give 'characters' or 'words'.")
     _check_count("length", length, 2)
     _check_count("vocabulary", vocabulary, 2)
     if vocabulary is not None and tokens == "characters":
         raise ConfigError("vocabulary= counts words: give tokens='words' with it. All characters are kept.")
+    held = held or {}
+    validation, test = (0 if name in held else share for name, share in zip(PARTS_HELD, (validation, test), strict=True))
     if isinstance(text, str):
         if label is not None:
             raise ConfigError("One long text has no labels. Give lines=True and one label per line, or a list of texts.")
-        return _long(split_text(text, tokens), tokens, length or LENGTH, vocabulary, validation, test, source)
+        own = {name: split_text(t, tokens) for name, t in held.items() if isinstance(t, str)}
+        return _long(split_text(text, tokens), tokens, length or LENGTH, vocabulary, validation, test, source, own)
     pieces = [split_text(t, tokens) for t in _all_text(text, source)]
     split, order = _split(pieces, None, validation, test, seed, source)
+    for number, name in enumerate(PARTS_HELD, 1):
+        if name in held:
+            parts = [order[at] for at in split.slices]
+            parts[number] = list(range(len(pieces), len(pieces) + len(held[name])))
+            pieces += [split_text(t, tokens) for t in _all_text(held[name], f"{name}=")]
+            order = [i for part in parts for i in part]
+            split = Split(torch.tensor(order), len(parts[0]), len(parts[1]), len(parts[2]))
     train = [s for i in order[: split.train] for s in pieces[i]]
     symbols = _symbols(train if tokens == "words" else [s for p in pieces for s in p], tokens, vocabulary, source)
     schema = SequenceSchema(DataSpec("sequence", (1,), (categories(len(symbols)),)), tokens, symbols)
@@ -183,32 +199,41 @@ def _collection(
     return Data(schema, parts[0], parts[1], parts[2], order=torch.tensor(order) if whole else None, notes=notes)
 
 
-def _long(tokens: list[str], kind: str, T: int, vocabulary: int | None, validation: float, test: float, source: str) -> Data:
-    """One long text: its beginning to train on, then validation, then test, each cut into windows."""
+def _long(
+    tokens: list[str],
+    kind: str,
+    T: int,
+    vocabulary: int | None,
+    validation: float,
+    test: float,
+    source: str,
+    held: Mapping[str, list[str]],
+) -> Data:
+    """One long text: its beginning to train on, then validation, then test, each cut into windows; `held` has texts for these two."""
     n = len(tokens)
     if n < 2 * T:
         raise DataError(f"{source} has {n} {kind}, too few for records of {T}. Give a longer text, a smaller length=, or lines=True.")
     split = Split.make(max(n, 10), validation, test, 0)  # checks the shares; its order is not used
-    symbols = _symbols(tokens[: split.train] if kind == "words" else tokens, kind, vocabulary, source)
+    texts = [tokens[at] for at in split.slices]
+    for number, name in enumerate(PARTS_HELD, 1):
+        texts[number] = held.get(name, texts[number])
+    symbols = _symbols(texts[0] if kind == "words" else [s for text in texts for s in text], kind, vocabulary, source)
     code = {s: i for i, s in enumerate(symbols)}
     schema = SequenceSchema(DataSpec("sequence", (T,), (categories(len(symbols)),)), kind, symbols)  # type: ignore[arg-type]
-    ids = torch.tensor([code.get(s, 0) for s in tokens], dtype=torch.int64).to(schema.storage_dtype)
     stride, parts = max(1, T // OVERLAP), []
-    for number, at in enumerate(split.slices):
-        some = ids[at]
-        if number and not len(some):
-            parts.append(Records(schema, ids.new_zeros(0, T)))
+    for number, text in enumerate(texts):
+        some = torch.tensor([code.get(s, 0) for s in text], dtype=torch.int64).to(schema.storage_dtype)
+        if number and not text and PARTS_HELD[number - 1] not in held:
+            parts.append(Records(schema, some.new_zeros(0, T)))
             continue
         if len(some) < T:
-            raise DataError(
-                f"{source}: a part of {len(some)} {kind} is shorter than a record of {T}. Change the shares held out, or length=."
-            )
+            raise DataError(f"{source}: a part of {len(some)} {kind} is shorter than a record of {T}. Change what is held out, or length=.")
         # A view: training windows overlap and share their symbols.
         parts.append(Records(schema, some[: len(some) // T * T].view(-1, T) if number else some.unfold(0, T, stride)))
-    notes = (f"{n} {kind}: training windows begin every {stride}, held-out ones share nothing",)
+    notes = (f"{sum(map(len, texts))} {kind}: training windows begin every {stride}, held-out ones share nothing",)
     if kind == "words":
-        unknown = float((ids[split.train :] == 0).float().mean()) if n > split.train else 0.0
-        notes += (f"{unknown:.2%} of held-out words are unknown",)
+        others = [code.get(s, 0) for text in texts[1:] for s in text]
+        notes += (f"{others.count(0) / max(1, len(others)):.2%} of held-out words are unknown",)
     return Data(schema, parts[0], parts[1], parts[2], notes=notes)
 
 

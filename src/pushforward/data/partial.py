@@ -1,9 +1,10 @@
 """Records of which only some entries are known: their values as a tensor, and a mask that says which.
 
 A user says what is known by a mask in the form of a record, by the names of columns, or by leaving NaN (missing values in tables) where
-nothing is.
+nothing is. Sequences are known step by step: a mask says which steps, and a text shorter than a record is the beginning of one.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ..errors import DataError
 from .arrays import ArraySchema, as_array, images_first
 from .columns import library_of, names_of, raw_column
 from .schema import Schema, named
+from .sequences import SequenceSchema
 from .spec import DataSpec
 from .tables import TableSchema
 
@@ -21,8 +23,11 @@ def partial(records: Any, known: Any, schema: Schema | None, spec: DataSpec, dty
     """(x, known), both (n, *spec.shape): the values, 0 where they are not known, and whether they are, bool.
 
     `known` is a mask in the user's own layout, for one record or one for each ((H, W) for all channels of a pixel); names of columns for a
-    table; or None, where NaN or missing values are what is not known. Raises `DataError` when it is none of them.
+    table; steps of a sequence; or None, where NaN, missing values or steps after the last are what is not known. Raises `DataError` when
+    it is none of them, or when a column that is named as known has a missing value.
     """
+    if isinstance(schema, SequenceSchema):
+        return _sequence(records, known, schema, dtype)
     if isinstance(schema, TableSchema):
         return _table(records, known, schema, dtype)
     u, _ = as_array(records, "records")
@@ -39,6 +44,27 @@ def partial(records: Any, known: Any, schema: Schema | None, spec: DataSpec, dty
         return schema.encode(records, dtype), given  # raises, naming the shapes
     x = schema.encode(torch.where(given, u, blank.to(u.dtype)), dtype)
     given = images_first(given, schema.layout)
+    return torch.where(given, x, 0), given
+
+
+def _sequence(records: Any, known: Any, schema: SequenceSchema, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    if known is None:
+        if isinstance(records, str) or not isinstance(records, Sequence):
+            raise DataError(f"complete() takes a list of beginnings of records; got {type(records).__name__}. Give a list.")
+        x = torch.zeros(len(records), *schema.spec.shape, dtype=dtype)
+        given = torch.zeros(x.shape, dtype=torch.bool)
+        for i, record in enumerate(records):
+            begun = schema.prefix(record)
+            x[i, : len(begun)], given[i, : len(begun)] = begun.to(dtype), True
+        return x, given
+    x = schema.encode(records, dtype)
+    mask, _ = as_array(known, "mask of known steps")
+    if mask.dtype is not torch.bool or tuple(mask.shape) not in ((x.shape[1],), tuple(x.shape[:2])):
+        raise DataError(
+            f"known= is a mask of known steps, booleans of shape ({x.shape[1]},) for all records or {tuple(x.shape[:2])} for each; got "
+            f"{mask.dtype} of shape {tuple(mask.shape)}."
+        )
+    given = mask.expand(x.shape[:2]).view(*x.shape[:2], *[1] * (x.ndim - 2)).expand(x.shape)
     return torch.where(given, x, 0), given
 
 
@@ -76,7 +102,14 @@ def _table(records: Any, known: Any, schema: TableSchema, dtype: torch.dtype) ->
         if column.name in keep:
             raw = raw_column(records, column.name)
             # A column in which missing values are a category has nothing that is not known.
-            there = ~raw.missing if known is None and None not in column.values else raw.missing | ~raw.missing
+            lacks = raw.missing if None not in column.values else raw.missing & ~raw.missing
+            if known is not None and lacks.any():
+                at, count = int(lacks.argmax()), int(lacks.sum())
+                raise DataError(
+                    f"Column {column.name!r} is named in known= and row {at} (from 0) has no value in it ({count} such). Fill them in or "
+                    "leave those rows out; without known= what is missing is what is drawn."
+                )
+            there = ~lacks
             given[:, j] = torch.from_numpy(there)
             x[given[:, j], j] = torch.from_numpy(column.encode(raw.rows(there))).to(dtype)
     return x, given

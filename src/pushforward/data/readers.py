@@ -81,8 +81,8 @@ def load_data(
     vocabulary: int | None = None,
     per_beat: int = 4,
     data_b: Any = None,
-    validation: float = 0.1,
-    test: float = 0.1,
+    validation: float | str | Path = 0.1,
+    test: float | str | Path = 0.1,
     seed: int = 0,
 ) -> Data:
     """Records from any source, split into training, validation and test records.
@@ -131,10 +131,10 @@ def load_data(
     data_b
         A second collection of the same form, such as another folder: its records get the label b, those of the source the label a.
     validation
-        Share (or number) of records held out to watch training.
+        Share (or number) of records held out to watch training; for a text file also a file of its own. A share is always of the source.
     test
-        Share (or number) of records held out to judge models. MNIST and its kin, and collections with lists train, valid and test, keep
-        their own splits unless one of the two is given.
+        Share (or number) of records held out to judge models; for a text file also a file of its own. MNIST and its kin, and collections
+        with lists train, valid and test, keep their own splits unless one of the two is given.
     seed
         Of the split, and of the draw from a built-in density.
 
@@ -158,7 +158,8 @@ def load_data(
         if option not in (*_OPTIONS[read.kind], *_SPLITTING):
             takes = ", ".join(o for o in _OPTIONS[read.kind])
             raise ConfigError(f"{option}= does not apply to a {read.kind}, which takes {takes}, {', '.join(_SPLITTING)}.")
-    splitting = {"validation": validation, "test": test, "seed": seed}
+    held = {name: _held(name, given, read) for name in ("validation", "test") if isinstance(given.get(name), (str, os.PathLike))}
+    splitting: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, **dict.fromkeys(held, 0)}
     if read.kind == "table":
         data = table_data(
             read.records,
@@ -170,7 +171,7 @@ def load_data(
             **splitting,
         )
     elif read.kind in ("text", "collection of pieces"):
-        data = _sequences(read, given, label, missing, splitting)
+        data = _sequences(read, given, label, missing, splitting, held)
     else:
         if isinstance(support, Mapping):
             raise ConfigError(f"support= by column is for tables; a {read.kind} takes one: support='real'.")
@@ -196,13 +197,27 @@ def load_data(
     return data
 
 
-def _sequences(read: Source, given: dict[str, Any], label: Any, missing: str, splitting: dict[str, Any]) -> Data:
+def _held(name: str, given: dict[str, Any], read: Source) -> Any:
+    """The text of the held-out part that has a file of its own; `given` gets the path by which it can be read again."""
+    if read.kind != "text" or read.reread is None:
+        raise ConfigError(
+            f"{name}={str(given[name])!r} is a file, which a text file may have beside it; {read.name} is a {read.kind}"
+            f"{'' if read.reread else ' in memory'}. Give a share (0 to 1) or a number of records."
+        )
+    other = _read(given[name], given)
+    if other.kind != "text" or other.reread is None:
+        raise ConfigError(f"{name}={other.name} is a {other.kind}. Give a text file (.txt, .txt.gz), as the source is.")
+    given[name] = other.reread
+    return other.records
+
+
+def _sequences(read: Source, given: dict[str, Any], label: Any, missing: str, splitting: dict[str, Any], held: dict[str, Any]) -> Data:
     if isinstance(label, str):
         raise ConfigError(f"label={label!r} names a column of a table or a key of an .npz file; a {read.kind} takes one label per record.")
     own = {k: given[k] for k in ("tokens", "length", "vocabulary") if k in given}
     how = {"label": read.label if label is None else label, "missing": missing, "source": read.name, **own, **splitting}
     if read.kind == "text":
-        return text_data(read.records, **how)
+        return text_data(read.records, held=held, **how)
     return roll_data(read.records, given=bool({"validation", "test"} & set(given)), **how)
 
 

@@ -1,8 +1,9 @@
 """Networks over time: the output at step t is a function of the inputs up to t alone.
 
-Both networks are called on whole sequences, `net(e, drop)` with e (B, T, width) -> (B, T, width), for training and densities, and one step
-at a time, `net.step(e_t, state)` with `state = net.start(n, T)`, for sampling: a recurrent network keeps its hidden state, a transformer
-the keys and values of the steps before (Pope et al. 2023, Efficiently Scaling Transformer Inference, section 2.1).
+Both networks are called on whole sequences, `net(e, drop)` with e (B, T, width) -> (B, T, width), for training and densities, and on the
+next k steps at a time, `net.steps(e, state)` with e (n, k, width) and `state = net.start(n, T)`, for sampling: a recurrent network keeps
+its hidden state, a transformer the keys and values of the steps before (Pope et al. 2023, Efficiently Scaling Transformer Inference,
+section 2.1). A prompt enters in one such call.
 
 `drop` is a function that sets entries of activations to zero, or None. Its noise comes from the batch's own generator, so that two
 processes compute what one does.
@@ -27,6 +28,9 @@ INITIAL_SD = 0.02
 class RecurrentNet(nn.Module):
     """Layers of LSTM or GRU cells (Hochreiter & Schmidhuber 1997; Cho et al. 2014), with dropout between them."""
 
+    endless = True
+    """Whether steps may go on without bound."""
+
     def __init__(self, width: int, layers: int, cell: Literal["lstm", "gru"]):
         super().__init__()
         make = nn.LSTM if cell == "lstm" else nn.GRU
@@ -46,12 +50,11 @@ class RecurrentNet(nn.Module):
         """The state before the first step of n sequences."""
         return [None] * len(self.layers)
 
-    def step(self, e: Float[Tensor, "n w"], state: list[Any]) -> Float[Tensor, "n w"]:
-        """The output of the next step; `state` is brought up to date."""
-        h = e[:, None]
+    def steps(self, e: Float[Tensor, "n k w"], state: list[Any]) -> Float[Tensor, "n k w"]:
+        """The outputs of the next k steps; `state` is brought up to date."""
         for i, layer in enumerate(self.layers):
-            h, state[i] = layer(h, state[i])
-        return h[:, 0]
+            e, state[i] = layer(e, state[i])
+        return e
 
 
 class _Block(nn.Module):
@@ -65,7 +68,7 @@ class _Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, turn: Tensor | None, drop: Drop, cache: Tensor | None = None, t: int = 0) -> Tensor:
-        """x (B, T, w); or with a cache (2, B, heads, T, w / heads) the one step t of it, (B, 1, w)."""
+        """x (B, T, w); or with a cache (2, B, heads, length, w / heads) of t steps the next T of them."""
         B, T, w = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(B, T, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)
         if turn is not None:
@@ -73,9 +76,11 @@ class _Block(nn.Module):
         if cache is None:
             a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            cache[0, :, :, t : t + 1] = k
-            cache[1, :, :, t : t + 1] = v
-            a = F.scaled_dot_product_attention(q, cache[0, :, :, : t + 1], cache[1, :, :, : t + 1])
+            cache[0, :, :, t : t + T] = k
+            cache[1, :, :, t : t + T] = v
+            # Step t + i sees those up to itself; a single step sees all that there are.
+            seen = None if T == 1 else torch.ones(T, t + T, dtype=torch.bool, device=x.device).tril(t)
+            a = F.scaled_dot_product_attention(q, cache[0, :, :, : t + T], cache[1, :, :, : t + T], seen)
         a = self.out(a.transpose(1, 2).reshape(B, T, w))
         x = x + (a if drop is None else drop(a))
         y = self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
@@ -97,6 +102,7 @@ class CausalTransformer(nn.Module):
     """
 
     turn: Tensor | None
+    endless = False
 
     def __init__(self, width: int, layers: int, heads: int, length: int, positions: Literal["learned", "rotary"]):
         super().__init__()
@@ -129,14 +135,14 @@ class CausalTransformer(nn.Module):
         shape = (len(self.blocks), 2, n, first.heads, length, w.shape[0] // first.heads)
         return {"cache": w.new_zeros(shape), "t": 0}
 
-    def step(self, e: Float[Tensor, "n w"], state: dict[str, Any]) -> Float[Tensor, "n w"]:
-        """The output of the next step; its keys and values join the cache."""
-        t = state["t"]
-        x = e[:, None] if self.places is None else e[:, None] + self.places[t]
+    def steps(self, e: Float[Tensor, "n k w"], state: dict[str, Any]) -> Float[Tensor, "n k w"]:
+        """The outputs of the next k steps; their keys and values join the cache."""
+        t, k = state["t"], e.shape[1]
+        x = e if self.places is None else e + self.places[t : t + k]
         for block, cache in zip(self.blocks, state["cache"], strict=True):
             x = block(x, self.turn, None, cache, t)
-        state["t"] = t + 1
-        return self.norm(x)[:, 0]
+        state["t"] = t + k
+        return self.norm(x)
 
 
 def angles(length: int, width: int) -> Tensor:

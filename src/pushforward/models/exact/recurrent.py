@@ -35,6 +35,9 @@ class Recurrent(SequenceModel):
     dropout
         Share of activations set to zero before, between and after the layers while training, the same for all steps of a record (Gal &
         Ghahramani 2016). Off by default.
+    tied
+        Whether symbols enter by the weights that they leave by: fewer weights, and less overfitting where the vocabulary is large (Press &
+        Wolf 2017; Inan et al. 2017). Off by default. Music has no such weights.
     head
         How the keys of a frame depend on each other: `nade`, or `independent` as in most published baselines.
     nade_hidden
@@ -54,6 +57,7 @@ class Recurrent(SequenceModel):
         hidden: int = 256,
         layers: int = 2,
         dropout: float = 0.0,
+        tied: bool = False,
         head: Head = "nade",
         nade_hidden: int = 150,
         transpose: int = 0,
@@ -62,10 +66,16 @@ class Recurrent(SequenceModel):
         self.cell: Literal["lstm", "gru"] = cell
         self.head: Head = head
         self.hidden, self.layers, self.dropout, self.nade_hidden, self.transpose = hidden, layers, dropout, nade_hidden, transpose
+        self.tied = tied
 
     @property
     def _tied(self) -> bool:
-        return False
+        return self.tied
+
+    @property
+    def _symbol_sd(self) -> float:
+        # As the uniform weights of sd 0.1 / 3^(1/2) of Merity et al. 2018, AWD-LSTM: large as inputs go, and not yet sure as outputs.
+        return 0.058 if self.tied else 1.0
 
     def _network(self, length: int) -> tuple[nn.Module, int]:
         return RecurrentNet(self.hidden, self.layers, self.cell), self.hidden

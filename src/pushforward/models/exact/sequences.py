@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from ...data import Data
 from ...data.sequences import SequenceSchema
 from ...data.spec import DataSpec
-from ...errors import ConfigError, Unsupported
+from ...errors import ConfigError, DataError, Unsupported
 from ...model import GradientModel
 from ...nn.frames import IndependentHead, NADEHead
 from ...rng import Rng
 from ...train import Batch, Loss, Objective
+from .sequence_parts import carried, check_options, overlapping, shaped, transposed
 
 __all__ = ["SequenceModel", "shaped", "transposed"]
 
@@ -78,7 +79,7 @@ class SequenceModel(GradientModel):
         self.given = nn.Linear(spec.condition_dim, width, bias=False) if spec.condition_dim else None
         if len(spec.shape) == 1:
             self.symbols = nn.Embedding(spec.supports[0].size or 2, width)
-            nn.init.normal_(self.symbols.weight, std=0.02 if self._tied else 1.0)
+            nn.init.normal_(self.symbols.weight, std=self._symbol_sd)
             self.out = nn.Linear(width, spec.supports[0].size or 2)
             if self._tied:
                 self.out.weight = self.symbols.weight
@@ -107,6 +108,11 @@ class SequenceModel(GradientModel):
     @abstractmethod
     def _tied(self) -> bool:
         """Whether symbols enter by the weights that they leave by (Press & Wolf 2017)."""
+
+    @property
+    @abstractmethod
+    def _symbol_sd(self) -> float:
+        """The standard deviation of the first weights by which symbols enter."""
 
     def _embed(self, x: Tensor) -> Tensor:
         """Steps as inputs of the network, (..., T) or (..., K) -> (..., w)."""
@@ -139,7 +145,7 @@ class SequenceModel(GradientModel):
         x, over, ended_before = x[:, :lasts], over[:, :lasts], ended_before[:, :lasts]
         h = self._past(x, c, drop)
         if not music:
-            log_p = -F.cross_entropy(self.out(h).flatten(0, 1), x.long().flatten(), reduction="none").view(x.shape)
+            log_p = self._of_symbols(h, x)
             found = log_p.masked_fill(ended_before, 0.0), torch.zeros_like(log_p), ~ended_before
         else:
             alive, v = ~over & ~ended_before, x[..., : self._keys]
@@ -150,6 +156,11 @@ class SequenceModel(GradientModel):
                 stops = -F.binary_cross_entropy_with_logits(self.end(h).squeeze(2), over.to(h.dtype), reduction="none")
             found = log_p, stops.masked_fill(ended_before, 0.0), alive
         return tuple(F.pad(t, (0, T - lasts)) for t in found)  # type: ignore[return-value]
+
+    def _of_symbols(self, h: Tensor, x: Tensor) -> Tensor:
+        """log p of the symbols x (...) given the features h (..., w) before them; in the weights' own precision under autocast too."""
+        logits = self.out(h).flatten(0, -2).to(self.first.dtype)
+        return -F.cross_entropy(logits, x.long().flatten(), reduction="none").view(x.shape)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """Positions of records for one pass after the other, so that logits stay within bounds."""
@@ -185,6 +196,24 @@ class SequenceModel(GradientModel):
                 log_p, _, there = self._steps(x[at], None if c is None else c[at])
                 found.append(log_p.masked_fill(~there, torch.nan).cpu())
         return torch.cat(found)
+
+    def running(self, text: str, *, condition: Any = None) -> Tensor:
+        """log p(x_t | x_{<t}) in nats of each symbol of one text of any length, in one pass, (n,).
+
+        A recurrent network carries its state from the first symbol to the last, so that each is given all before it. A transformer reads
+        windows of T symbols that overlap by half: each symbol is given at least T / 2 before it, or all there are. exp of minus the mean is
+        the perplexity of the text; the end of a line is one of the symbols of words. The first symbol is given nothing.
+
+        Raises `Unsupported` for music, and for models of texts that end (fitted to lines): `per_token` has those.
+        """
+        spec = self._ready("log_prob")
+        if len(spec.shape) > 1 or spec.ends or not isinstance(self.schema, SequenceSchema):
+            raise Unsupported("running() reads one text that has no end, by a model fitted to such. Use per_token(records).")
+        x, c = self.schema.ids(text).to(self.device), self._condition(condition, 1)
+        if len(x) < 1:
+            raise DataError("The text is empty. Give at least one symbol.")
+        with torch.no_grad():
+            return (carried if self.net.endless else overlapping)(self, x, c).cpu()
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -222,31 +251,69 @@ class SequenceModel(GradientModel):
         cached: bool = True,
     ) -> Tensor:
         """Draw step by step. `cached=False` repeats the full pass for each step (slow; for checking)."""
+        begun = self._begun(prompt)
+        x = torch.zeros(n, *self._spec.shape, dtype=rng.dtype, device=rng.device)
+        x[:, : len(begun)] = begun.to(x)
+        return self._continued(x, len(begun), c, rng, temperature, top_k, top_p, cached)
+
+    def _complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        c: Tensor | None,
+        rng: Rng,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Tensor:
+        """p(the rest | a beginning) is the product of the last conditionals; any other part would need a sum over all between."""
+        steps = known.flatten(1).all(1) if known.ndim == 2 else known
+        count = int(steps.long().cumprod(0).sum())
+        if bool(known.flatten()[count * known[0].numel() :].any()):
+            raise Unsupported(
+                f"{type(self).__name__} draws p(unknown | known) exactly only where the known steps are the first ones; here step {count} "
+                "(from 0) is not known whole and a later entry is. Mark only a beginning as known."
+            )
+        return self._continued(x, count, c, rng, temperature, top_k, top_p, True)
+
+    def _continued(
+        self,
+        x: Tensor,
+        begun: int,
+        c: Tensor | None,
+        rng: Rng,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        cached: bool,
+    ) -> Tensor:
+        """The records x (n, T, ...) drawn anew from step `begun` on; what was begun enters the network in one pass."""
         spec = self._spec
         T, music = spec.shape[0], len(spec.shape) == 2
-        self._check_options(temperature, top_k, top_p, music)
-        begun = self._begun(prompt)
-        u = rng.rand(n, *spec.shape)
-        x = torch.zeros_like(u)
-        over = torch.zeros(n, dtype=torch.bool, device=u.device)
-        state = self.net.start(n, T) if cached else None  # type: ignore[operator]
-        given = 0.0 if self.given is None else self.given(c)
-        for t in range(T):
-            h = self._past(x[:, : t + 1], c)[:, t] if state is None else self._next(x, t, given, state)
-            if t < len(begun):
-                x[:, t] = begun[t].to(x)
-                continue
-            x[:, t] = self._frame(h, u[:, t], over, temperature) if music else self._symbol(h, u[:, t], over, temperature, top_k, top_p)
-            if spec.ends:
-                over = self._over(x[:, t : t + 1])[:, 0]
-                if over.all():
-                    x[:, t + 1 :] = x[:, t : t + 1]
-                    break
-        return x
+        check_options(temperature, top_k, top_p, music)
+        u = rng.rand(*x.shape)
+        with torch.inference_mode():
+            x = x.clone()
+            over = self._over(x[:, begun - 1 : begun])[:, 0] if begun else torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            state = self.net.start(len(x), T) if cached else None  # type: ignore[operator]
+            given = None if self.given is None else self.given(c)[:, None]
+            for t in range(begun, T):
+                h = self._past(x[:, : t + 1], c)[:, t] if state is None else self._next(x, t if t > begun else 0, t, given, state)
+                x[:, t] = self._frame(h, u[:, t], over, temperature) if music else self._symbol(h, u[:, t], over, temperature, top_k, top_p)
+                if spec.ends:
+                    over = self._over(x[:, t : t + 1])[:, 0]
+                    if over.all():
+                        x[:, t + 1 :] = x[:, t : t + 1]
+                        break
+        return x.clone()  # an ordinary tensor again
 
-    def _next(self, x: Tensor, t: int, given: Any, state: Any) -> Tensor:
-        e = self._embed(x[:, t - 1]) if t else self.first.expand(len(x), -1)
-        return self.net.step(e + given, state)  # type: ignore[operator]
+    def _next(self, x: Tensor, first: int, t: int, given: Tensor | None, state: Any) -> Tensor:
+        """h_t, the network having seen what comes before step `first` of x: the inputs of steps `first` .. t enter."""
+        e = self._embed(x[:, max(first, 1) - 1 : t])
+        if not first:
+            e = torch.cat([self.first.expand(len(x), 1, -1), e], 1)
+        return self.net.steps(e if given is None else e + given, state)[:, -1]  # type: ignore[operator]
 
     def _symbol(self, h: Tensor, u: Tensor, over: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
         p = shaped(self.out(h), temperature, top_k, top_p).cumsum(1)
@@ -260,20 +327,10 @@ class SequenceModel(GradientModel):
         over = over | (u[:, -1] < (self.end(h).squeeze(1) / temperature).sigmoid())
         return torch.cat([keys.masked_fill(over[:, None], 0.0), over[:, None].to(keys.dtype)], 1)
 
-    def _check_options(self, temperature: float, top_k: int | None, top_p: float | None, music: bool) -> None:
-        if not temperature > 0:
-            raise ConfigError(f"temperature must be above 0, got {temperature}. Give top_k=1 for the most probable symbol each time.")
-        if music and (top_k is not None or top_p is not None):
-            raise ConfigError("top_k and top_p choose among symbols, and frames are bits. Lower the temperature instead.")
-        if top_k is not None and top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, got {top_k}.")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise ConfigError(f"top_p is a probability above 0 and at most 1, got {top_p}.")
-
     def _begun(self, prompt: Any) -> Tensor:
         """The steps that a prompt gives."""
         if prompt is None:
-            return torch.zeros(0)
+            return torch.zeros(0, *self._spec.shape[1:])
         if isinstance(prompt, Tensor):
             return prompt
         if not isinstance(self.schema, SequenceSchema):
@@ -302,30 +359,3 @@ class SequenceModel(GradientModel):
                 if over.any():
                     break
         return schema.plain(whole)
-
-
-def shaped(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Probabilities p^(1/temperature), of the k most probable symbols, or of the fewest whose sum reaches top_p (nucleus; Holtzman et al.
-    2020, equation 2), zero elsewhere: not normalised.
-    """
-    p = (logits / temperature).softmax(-1)
-    if top_k is not None and top_k < p.shape[-1]:
-        p = p.where(p >= p.topk(top_k, -1).values[..., -1:], 0.0)
-    if top_p is not None and top_p < 1:
-        q, order = (p / p.sum(-1, keepdim=True)).sort(-1, descending=True)
-        # A symbol stays while the more probable ones together are below top_p.
-        p = p * torch.zeros_like(p).scatter(-1, order, (q.cumsum(-1) - q < top_p).to(p.dtype))
-    return p
-
-
-def transposed(x: Tensor, keys: int, most: int, rng: Rng) -> Tensor:
-    """Each piece (B, T, K) moved by a random number of keys, at most `most` up or down and never off the keyboard."""
-    sounds = x[..., :keys].amax(1) > 0
-    place = torch.arange(keys, device=x.device)
-    lowest = torch.where(sounds, place, keys).amin(1).clamp(max=keys - 1)
-    highest = torch.where(sounds, place, -1).amax(1).clamp(min=0)
-    down, up = lowest.clamp(max=most), (keys - 1 - highest).clamp(max=most)
-    by = (rng.rand(len(x)) * (down + up + 1)).floor().long() - down
-    at = (place - by[:, None]) % keys  # keys that wrap round are silent
-    moved = x[..., :keys].gather(2, at[:, None].expand(-1, x.shape[1], -1))
-    return torch.cat([moved, x[..., keys:]], 2)

@@ -72,6 +72,10 @@ class Transformer(SequenceModel):
     def _tied(self) -> bool:
         return True
 
+    @property
+    def _symbol_sd(self) -> float:
+        return 0.02
+
     def _network(self, length: int) -> tuple[nn.Module, int]:
         if self.positions not in ("rotary", "learned"):
             raise ConfigError(f"positions={self.positions!r} is not known. Choose 'rotary' or 'learned'.")
