@@ -38,7 +38,8 @@ class MaskedLinear(nn.Linear):
 
     def masked(self) -> Tensor:
         """M * W, (out, in)."""
-        return self.weight * self.mask
+        # The mask as numbers: autograd keeps them for the way back, where bits would be turned into numbers once more.
+        return self.weight * self.mask.to(self.weight.dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.masked(), self.bias)
