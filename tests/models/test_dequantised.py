@@ -63,6 +63,13 @@ def test_importance_weights_give_probabilities_that_sum_to_one(name: str):
     assert abs(float(p.mean(0).sum()) - 1) < 4 * error
 
 
+def test_more_draws_are_averaged_inside_the_logarithm():
+    model, x, rng = scrambled(FLOWS["realnvp"](dequantisation="variational"), PAIRS, 2, 0.05), every(), Rng.seeded(0, every())
+    with torch.no_grad():
+        three = torch.stack([model._log_prob(x, None, rng) for _ in range(3)])
+        assert torch.allclose(model._log_prob(x, None, Rng.seeded(0, x), samples=3), three.exp().mean(0).log())
+
+
 def fitted(dequantisation: str) -> RealNVP:
     """Fitted to `TRUTH` by all six records at once, weighted by their probability: no sampling of records."""
     model = RealNVP(layers=3, hidden=(24,), dequantisation=dequantisation)  # type: ignore[arg-type]

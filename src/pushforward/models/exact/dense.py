@@ -75,14 +75,15 @@ class DenseFlow(DequantisedFlow):
     def _prepare(self, data: Data, seed: int) -> None:
         """Actnorm's scales and shifts, from training records; a loaded or resumed model has them in its weights."""
         assert self.spec is not None
-        if not any(isinstance(f, ActNorm) for f in self.flow.layers):
+        norms = [i for i, f in enumerate(self.flow.layers) if isinstance(f, ActNorm)]
+        if not norms:
             return
         rng = Rng.seeded(seed, torch.zeros(1, dtype=self.dtype, device=self.device))
         x, c = data.train.batch(torch.randperm(len(data.train), generator=rng.generator)[:START], rng)
         c = c if self.spec.condition_dim else None
         with torch.no_grad():
             y = self._continuous(x, c, rng)[0]
-            for f in self.flow.layers:
+            for f in self.flow.layers[: norms[-1] + 1]:
                 if isinstance(f, ActNorm):
                     f.start(y)
                 y = f(y, c)[0]

@@ -83,10 +83,15 @@ class DequantisedFlow(GradientModel):
     def _terms(self, x: Tensor, c: Tensor | None, rng: Rng) -> dict[str, Tensor]:
         """The parts of the bound (or the density), (B,) each, at one draw of the noise: they add up to it."""
         y, log_det, minus_log_q = self._continuous(x, c, rng)
-        z, change = self.flow(y, c)
+        z, change = self._transport(y, c, rng)
         log_base = -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
         terms = {"log_base": log_base, "log_det": log_det + change}
         return terms if minus_log_q is None else {**terms, "minus_log_q": minus_log_q}
+
+    def _transport(self, y: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
+        """z = f(y; c) and log|det dz/dy|; a family that can only estimate the latter draws from `rng`."""
+        del rng
+        return self.flow(y, c)
 
     def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng, *, samples: int = 1) -> Tensor:
         """log p(x | c); with discrete entries the bound, averaged inside the logarithm over `samples` draws of the noise."""
