@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import pushforward as pf
+from pushforward.data import Data, Records
 from pushforward.data.spec import BINARY, DataSpec, levels
 from pushforward.errors import ConfigError, DataError, NotFitted, Unsupported
 from pushforward.novelty import METHODS, code_lengths, known_answers, novelty
@@ -159,7 +160,9 @@ def test_perturbed_replaces_the_share_of_entries_that_it_says():
 
 def test_perturbed_reals_keep_the_mean_and_variance_of_their_column():
     data = pf.load_data(np.random.default_rng(0).normal(3, 2, size=(5000, 2)) @ np.array([[1.0, 1.0], [0.0, 0.1]]))
-    x = pf.perturbed(data, 1.0).train.tensor().double()
+    # as another schema might have it: columns that are not standardised
+    train = Records(data.schema, 2 * data.train.x + 5)
+    x = (pf.perturbed(Data(data.schema, train, data.validation, data.test), 1.0).train.tensor().double() - 5) / 2
     n = len(x)
     assert float(x.mean(0).abs().max()) < 4 / math.sqrt(n) + 0.01
     assert float((x.var(0) - 1).abs().max()) < 4 * math.sqrt(2 / n) + 0.01
