@@ -26,7 +26,7 @@ from pushforward.models import create
 
 # MADE: 30 minutes of two cores are above a hundred epochs, where one mask overfits (Germain et al.: 89.59 with one, 86.64 with 32, two
 # layers of 8000); 16 orders share the weights, and their mean is the density. A validation runs all 16: few of them. PixelCNN: 7 layers of
-# 64 channels take about 11 ms of one core an image in bf16, so 90 minutes of two are near 19 epochs; small batches make more steps of them.
+# 64 channels take 11 to 14 ms of one core an image in bf16, so 90 minutes of two are near 16 epochs; small batches make more steps of them.
 PLANS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "made": (
         {"hidden": (2500, 2500), "order": "random", "masks": 16},
