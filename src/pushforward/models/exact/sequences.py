@@ -159,8 +159,12 @@ class SequenceModel(GradientModel):
 
     def _of_symbols(self, h: Tensor, x: Tensor) -> Tensor:
         """log p of the symbols x (...) given the features h (..., w) before them; in the weights' own precision under autocast too."""
-        logits = self.out(h).flatten(0, -2).to(self.first.dtype)
-        return -F.cross_entropy(logits, x.long().flatten(), reduction="none").view(x.shape)
+        rows, symbols = h.flatten(0, -2), x.long().flatten()
+        # Without gradients nothing needs all logits at once.
+        size = len(rows) if torch.is_grad_enabled() else max(1, LOGITS // self.out.out_features)
+        parts = zip(rows.split(size), symbols.split(size), strict=True)
+        log_p = [-F.cross_entropy(self.out(r).to(self.first.dtype), s, reduction="none") for r, s in parts]
+        return torch.cat(log_p).view(x.shape)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """Positions of records for one pass after the other, so that logits stay within bounds."""
