@@ -6,9 +6,10 @@ of the histogram of modes to uniform, and the spread inside the modes over the t
 share and a spread of 0, so that only the four together say that a fit is good. PacGAN4 reports 24.8 modes, 93.6 % and .04 on the grid.
 
 One row is the default, every other one a published remedy on plain networks without Fourier features. Each run has so many minutes of one
-core. Pictures: 2,500 samples of each first seed.
+core. Pictures: 2,500 samples of each first seed. `--keep FOLDER` keeps the samples of each run, so that a table that was interrupted goes
+on where it was.
 
-    python experiments/gan_modes.py --minutes 15 --seeds 10 --only default          # the full form, 5 hours on one core
+    python experiments/gan_modes.py --steps 110000 --seeds 10 --only default --name gan_modes_default   # the full form, 4 hours of a core
     python experiments/gan_modes.py --minutes 0.3 --seeds 1 --out FOLDER            # the reduced form of the whole table
 """
 
@@ -57,13 +58,27 @@ TARGETS = {"grid": ("25", "95", "0.01"), "ring": ("8", "97", "0.01")}
 """Modes, share in per cent, reverse KL: what the default is to reach in its full form."""
 
 
-def fit(data: pf.Data, name: str, budget: dict[str, Any], seed: int) -> tuple[ModeStatistics, np.ndarray, float]:
-    """What 50,000 samples are like, some of them, and the minutes of one core that training took."""
+def samples(data: pf.Data, name: str, budget: dict[str, Any], seed: int, kept: Path | None) -> tuple[np.ndarray, float]:
+    """50,000 samples, and the minutes of one core that training took."""
+    if kept is not None and kept.exists():
+        with np.load(kept) as file:
+            return file["x"], float(file["minutes"])
     hyper, training = ROWS[name]
     began = time.process_time()
     model = pf.GAN(**hyper).fit(data, **budget, seed=seed, progress=False, alarms=False, **training)
     took = (time.process_time() - began) / 60
     x = np.asarray(model.sample(FRESH, seed=seed))
+    if kept is not None:
+        np.savez(kept, x=x, minutes=took)
+    return x, took
+
+
+def fit(
+    data: pf.Data, which: str, name: str, budget: dict[str, Any], seed: int, keep: Path | None
+) -> tuple[ModeStatistics, np.ndarray, float]:
+    """What the samples are like, some of them, and the minutes of one core."""
+    file = "-".join([which, name.replace(" ", "-"), *(f"{k}-{v}" for k, v in budget.items()), str(seed)]) + ".npz"
+    x, took = samples(data, name, budget, seed, None if keep is None else keep / file)
     truth = data.truth
     assert isinstance(truth, Mixture2D)
     return mode_statistics(torch.as_tensor(x).double(), truth.means, truth.sd), x[:SHOWN], took
@@ -111,11 +126,14 @@ if __name__ == "__main__":
     parser.add_argument("--data", nargs="+", choices=["grid", "ring"], default=["grid", "ring"])
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--name", default="gan_modes", help="of the file under results/")
+    parser.add_argument("--keep", type=Path, help="a folder for the samples of each run; those that are there are not trained again")
     parser.add_argument("--out", type=Path, default=Path("runs/gan-modes"))
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    given.out.mkdir(parents=True, exist_ok=True)
+    for folder in (given.out, given.keep):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
     budget = {"minutes": given.minutes} if given.steps is None else {"steps": given.steps}
     settings = {**budget, "records": RECORDS, "samples": FRESH, "threads": 1}
     with Result(given.name, settings=settings, seeds=list(range(given.seeds))) as result:
@@ -123,7 +141,7 @@ if __name__ == "__main__":
         for which in given.data:
             data, panels = pf.load_data(which, n=RECORDS), {}
             for name in given.only:
-                runs = [fit(data, name, budget, seed) for seed in range(given.seeds)]
+                runs = [fit(data, which, name, budget, seed, given.keep) for seed in range(given.seeds)]
                 panels[name] = runs[0][1]
                 full = name == "default" and (given.steps is not None or given.minutes >= 15)
                 summarise(result, f"{which}, {name}", [r[0] for r in runs], TARGETS[which] if full else None)

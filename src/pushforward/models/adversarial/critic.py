@@ -114,15 +114,21 @@ class Critic(nn.Module):
 
 
 def weights(
-    loss: str, given: tuple[float | None, float | None, float | None], anneal: float, progress: float, *, bounded: bool = False
+    loss: str,
+    given: tuple[float | None, float | None, float | None],
+    anneal: float,
+    progress: float,
+    *,
+    bounded: bool = False,
+    usual: float = 3.0,
 ) -> tuple[float, float, float]:
     """(gradient_penalty, r1, r2) at this share of the budget.
 
     None stands for what goes with the loss: 10, 0, 0 for the Wasserstein loss, whose penalty is 0 too where the critic's slope is `bounded`
-    by other means, and 0, 3, 3 for all others. `anneal` is the factor by which the zero-centred two fall geometrically over the first four
-    fifths.
+    by other means, and 0 and twice the `usual` weight for all others. `anneal` is the factor by which the zero-centred two fall
+    geometrically over the first four fifths.
     """
-    defaults = (0.0 if bounded else 10.0, 0.0, 0.0) if loss == "wasserstein" else (0.0, 3.0, 3.0)
+    defaults = (0.0 if bounded else 10.0, 0.0, 0.0) if loss == "wasserstein" else (0.0, usual, usual)
     gp, r1, r2 = (default if one is None else one for one, default in zip(given, defaults, strict=True))
     fall = anneal ** min(1.0, progress / 0.8)
     return gp, r1 * fall, r2 * fall

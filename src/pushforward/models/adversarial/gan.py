@@ -90,14 +90,17 @@ class GAN(GradientModel):
     one_sided
         Whether that penalty lets slopes below 1 be (Petzka et al. 2018).
     r1, r2
-        Weights at the start of the zero-centred penalties on real and on generated records; None takes 3, and 0 for the
+        Weights at the start of the zero-centred penalties on real and on generated records; None takes 3, for points 1, and 0 for the
         Wasserstein loss.
     roth
         Weight at the start of Roth's regulariser, for the losses whose T is a logit; they use 0.1 to 2.
     dragan
         Weight of DRAGAN's penalty; Kodali et al. use 10.
     anneal
-        The factor by which `r1`, `r2` and `roth` fall geometrically over the first four fifths of training; 1 keeps them.
+        The factor by which `r1`, `r2` and `roth` fall geometrically over the first four fifths of training; 1 keeps them. None takes 0.01,
+        and 0.1 for points: there strong penalties at first lay the modes out badly, and weak ones at last draw each together (100,000
+        rounds on 25 Gaussians: 90 % of the samples within 3 sd of one with 4 -> 0.04, 97 % with 1 -> 0.1; 8x8 digits are covered best
+        with 3 -> 0.03, .84 against .76).
     clip_weights
         The box [-c, c] that the critic's weights are held in (Arjovsky et al. 2017 use 0.01); None for none.
     critic_lr, critic_optimizer
@@ -163,7 +166,7 @@ class GAN(GradientModel):
         r2: float | None = None,
         roth: float = 0.0,
         dragan: float = 0.0,
-        anneal: float = 0.01,
+        anneal: float | None = None,
         clip_weights: float | None = None,
         critic_lr: float | None = None,
         critic_optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] | None = None,
@@ -279,8 +282,10 @@ class GAN(GradientModel):
         """(gradient_penalty, r1, r2, roth) at this share of the budget."""
         given = self.gradient_penalty, self.r1, self.r2
         bounded = self.clip_weights is not None or self.spectral
-        gp, r1, r2 = weights(self.loss, given, self.anneal, progress, bounded=bounded)
-        return gp, r1, r2, self.roth * self.anneal ** min(1.0, progress / 0.8)
+        points = self._features.spec.kind == "points"
+        anneal = (0.1 if points else 0.01) if self.anneal is None else self.anneal
+        gp, r1, r2 = weights(self.loss, given, anneal, progress, bounded=bounded, usual=1.0 if points else 3.0)
+        return gp, r1, r2, self.roth * anneal ** min(1.0, progress / 0.8)
 
     def _critic_loss(self, batch: Batch) -> Loss:
         with torch.no_grad():
