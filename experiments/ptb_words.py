@@ -45,7 +45,7 @@ if __name__ == "__main__":
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--cell", choices=["lstm", "gru"], default="lstm")
     parser.add_argument("--untied", action="store_true", help="other weights for words that enter than for those that leave")
-    parser.add_argument("--dropout", type=float, default=0.5)
+    parser.add_argument("--dropout", type=float, default=0.4)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--length", type=int, default=70)
     parser.add_argument("--batch-size", type=int, default=32)

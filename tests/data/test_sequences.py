@@ -53,6 +53,7 @@ def test_lines_are_records_with_an_end(tmp_path):
     assert read_records(tmp_path / "a.txt", lines=True)[0] == kept
     end = data.spec.supports[0].size - 1
     assert data.schema.encode(["ab"]).tolist()[0][2:] == [end] * 5
+    assert data.schema.text([1, end, 2]) == data.schema.symbols[1]  # nothing is read after the first end
 
 
 def test_long_lines_are_cut_after_the_split():

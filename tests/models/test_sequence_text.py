@@ -1,4 +1,7 @@
-"""Texts of any length and beginnings of records: one pass with the state carried, prompts that enter at once, exact completions."""
+"""Texts of any length and beginnings of records: one pass with the state carried, prompts that enter at once, exact completions.
+
+And what wrong code planted in models of sequences left unnoticed elsewhere: temperature of frames, where dropout is, what training reports.
+"""
 
 import math
 
@@ -9,11 +12,13 @@ import pushforward as pf
 from pushforward.data import SequenceSchema
 from pushforward.data.spec import BINARY, DataSpec, categories
 from pushforward.errors import ConfigError, DataError, Unsupported
-from pushforward.models.exact import sequence_parts
+from pushforward.models.exact import sequence_parts, sequences
 from pushforward.models.exact.recurrent import Recurrent
 from pushforward.models.exact.sequence_answers import enumerated
 from pushforward.models.exact.transformer import Transformer
+from pushforward.nn.sequence import CausalTransformer, RecurrentNet
 from pushforward.rng import Rng
+from pushforward.train import Batch
 
 LETTERS = "abcde"
 SMALL = [Recurrent(hidden=8), Recurrent(hidden=8, cell="gru", tied=True), Transformer(width=8, layers=2, heads=2)]
@@ -222,3 +227,57 @@ def test_pieces_are_completed() -> None:
     for known in (frame, half):
         with pytest.raises(Unsupported, match=r"here step 1 \(from 0\) is not known whole"):
             model._complete(x, known, None, Rng.seeded(0))
+
+
+FRAMES = DataSpec("sequence", (4, 7), (BINARY,), ends=True)
+
+
+@pytest.mark.parametrize("head", ["independent", "nade"])
+def test_temperature_divides_the_logits_of_frames(head) -> None:
+    model = rough(Recurrent(hidden=8, nade_hidden=5, head=head), FRAMES)
+    g = torch.Generator().manual_seed(0)
+    h, u = torch.randn(500, 8, generator=g, dtype=torch.float64), torch.rand(500, 7, generator=g, dtype=torch.float64)
+    with torch.no_grad():
+        found = model._frame(h, u, torch.zeros(500, dtype=torch.bool), 0.3)
+        over = u[:, -1] < (model.end(h).squeeze(1) / 0.3).sigmoid()
+        keys = torch.zeros(500, 6, dtype=torch.float64)
+        for k in range(6):  # key by key, each given those before
+            keys[:, k] = (u[:, k] < (model.keys.logits(h, keys)[:, k] / 0.3).sigmoid()).double()
+        assert torch.equal(found, torch.cat([keys * ~over[:, None], over[:, None]], 1))
+        # Nothing is left to chance near 0, in the sampler as a whole.
+        cold = model._sample(40, None, Rng.seeded(0, h), temperature=1e-9)
+        assert len(cold.unique(dim=0)) == 1
+        assert len(model._sample(40, None, Rng.seeded(0, h)).unique(dim=0)) > 5
+
+
+def test_dropout_is_at_the_inputs_and_after_each_part() -> None:
+    e, seen = torch.randn(2, 3, 8), []
+    for net, calls in ((RecurrentNet(8, 3, "lstm"), 3 + 1), (CausalTransformer(8, 3, 2, 5, "rotary"), 1 + 2 * 3)):
+        whole = net(e)
+        for i in range(calls + 1):
+            seen.clear()
+            out = net(e, lambda h, i=i: seen.append(h) or (h * 0 if len(seen) == i + 1 else h))
+            assert len(seen) == calls
+            assert torch.equal(seen[0], e)
+            assert torch.equal(out, whole) == (i == calls)  # each of them counts
+
+
+def test_training_moves_pieces_and_validation_does_not(monkeypatch) -> None:
+    model = rough(Recurrent(hidden=8, transpose=2), FRAMES)
+    x = (torch.rand(3, 4, 7, generator=torch.Generator().manual_seed(1)) < 0.4).double()
+    x[..., -1] = 0
+    batch, asked = Batch(x, None, torch.arange(3), Rng.seeded(0, x)), []
+    monkeypatch.setattr(sequences, "transposed", lambda x, keys, most, rng: asked.append((keys, most)) or x.flip(0))
+    still = model._loss(batch).per_record
+    assert asked == []
+    model.train()
+    assert torch.equal(model._loss(batch).per_record, still.flip(0))
+    assert asked == [(6, 2)]
+
+
+def test_what_training_reports_is_nats_per_symbol() -> None:
+    model = rough(Recurrent(hidden=8), letters(6, ends=True))
+    x = torch.full((3, 6), 5.0, dtype=torch.float64)
+    x[1, :2], x[2] = 1, 2
+    terms = model._loss(Batch(x, None, torch.arange(3), Rng.seeded(0, x))).terms
+    torch.testing.assert_close(terms["per_token"], -model.per_token(model.schema.decode(x)).nanmean(1), rtol=0, atol=1e-12)
