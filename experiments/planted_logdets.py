@@ -139,8 +139,8 @@ def planar_slope(form: str) -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def spline_slope(change: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
-    def wrong(right: Callable[..., tuple[Tensor, Tensor]], x: Tensor, params: Tensor, bound: float, *, inverse: bool = False):
-        y, log_slope = right(x, params, bound, inverse=inverse)
+    def wrong(right: Callable[..., tuple[Tensor, Tensor]], x: Tensor, params: Tensor, bound: float, **kw: bool):
+        y, log_slope = right(x, params, bound, **kw)
         return y, change(x, log_slope, bound)
 
     return wrong

@@ -19,8 +19,10 @@ from pushforward.bijections import (
     Permutation,
     RationalQuadratic,
     RationalQuadraticCoupling,
+    near,
     spline,
 )
+from pushforward.bijections.spline import Knots, knots
 from pushforward.data.spec import BINARY, REAL, UNIT, categories, levels
 
 MAKERS = {
@@ -183,6 +185,55 @@ def test_spline_gradients(inverse):
     params = torch.randn(2, 3, 3 * 4 - 1, dtype=torch.float64, requires_grad=True)
     x = torch.tensor([[-2.9, -0.4, 0.3], [1.1, 2.2, 5.0]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, p: spline(x, p, 3.0, inverse=inverse), (x, params), eps=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(("K", "rows"), [(1, 4), (5, 4), (5, 1)])
+def test_knots_of_each_record_are_autograd_s(K, rows, raw, inverse):
+    """The quick way to the bin, and its gradient by hand, against the softmax and autograd."""
+    params = (2 * torch.randn(rows, 3, 3 * K - 1, dtype=torch.float64)).requires_grad_()
+    u = torch.rand(4, 3, dtype=torch.float64)
+    quick = Knots.apply(params, u, inverse, raw)
+    plain = [v.squeeze(-1) for v in knots(params.expand(4, -1, -1), u.unsqueeze(-1), inverse, raw)]
+    weights = [torch.randn(4, 3, dtype=torch.float64) for _ in plain]
+    a, b = (torch.autograd.grad(found, params, weights)[0] for found in (quick, plain))
+    # Rounding of 2e-16 in some 20 operations on numbers of at most 10.
+    assert max((p - q).abs().max() for p, q in zip(quick, plain, strict=True)) < 1e-13
+    assert (a - b).abs().max() < 1e-13
+
+
+def test_a_spline_s_second_derivatives():
+    params = torch.randn(2, 3, 3 * 4 - 1, dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([[-2.9, -0.4, 0.3], [1.1, 2.2, 4.0]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x, p: spline(x, p, 3.0, raw=True), (x, params))
+
+
+def test_one_spline_for_all_records_is_the_same_for_each():
+    params, x = torch.randn(1, 3, 14, dtype=torch.float64, requires_grad=True), 3 * torch.randn(20, 3, dtype=torch.float64)
+    for inverse in (False, True):
+        shared = spline(x, params, 4.0, inverse=inverse)
+        each = spline(x, params.repeat(20, 1, 1), 4.0, inverse=inverse)
+        for a, b in zip(shared, each, strict=True):
+            assert (a - b).abs().max() < 1e-12  # rounding, over slopes of at least 1e-3
+        a, b = (torch.autograd.grad(y.sin().sum() + s.sum(), params)[0] for y, s in (shared, each))
+        assert (a - b).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("order", [None, torch.tensor([2, 0, 3, 1])])
+def test_gradients_of_permutations(order):
+    f, x = Permutation(4, order), torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    y = f(x)[0]
+    assert torch.equal(y, x[:, [3, 2, 1, 0] if order is None else order])
+    assert torch.equal(f.inverse(y)[0], x)
+    assert torch.autograd.gradcheck(lambda x: f(x)[0].square(), x)
+    assert torch.autograd.gradgradcheck(lambda x: f(x)[0].square(), x)
+
+
+def test_derivatives_of_near():
+    x = torch.tensor([[-9.0, -3.4, 0.0, 2.0, 3.6, 50.0]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(near, x)
+    assert torch.autograd.gradgradcheck(near, x)
 
 
 # -- dequantisation -----------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ Density = Literal["exact", "bound", "estimate", "none"]
 """What `log_prob` returns: log p(x) itself, a lower bound on it, a stochastic estimate of it, or nothing at all."""
 
 CHUNK = 512
-"""Records that a verb passes to its hook at a time, so that memory stays bounded."""
+"""Records that a verb passes to its hook at a time, so that memory stays bounded; a family may set its own `chunk`."""
 
 
 class Model(nn.Module, ABC):
@@ -74,6 +74,7 @@ class Model(nn.Module, ABC):
     """How `log_prob` comes to its number where `density` alone does not say: which bound, how many draws."""
     nfe: int = 1
     """Network evaluations, one after the other, that a sample needs."""
+    chunk: int = CHUNK
     # (torch keeps its own `training`, a bool, on instances; ours lives on the class and is read there.)
     training: ClassVar[Training] = Training()  # pyright: ignore[reportIncompatibleVariableOverride, reportAssignmentType]
     """The family's own training defaults; `fit` overrides them one by one."""
@@ -245,7 +246,7 @@ class Model(nn.Module, ABC):
         c = self._condition(condition, n)
         rng = self._rng(generator, seed)
         with torch.no_grad():
-            parts = [hook(len(at), None if c is None else c[at], rng, **options) for at in torch.arange(n).split(CHUNK)]
+            parts = [hook(len(at), None if c is None else c[at], rng, **options) for at in torch.arange(n).split(self.chunk)]
         x = torch.cat(parts).cpu()
         assert x.shape == (n, *spec.shape), f"{type(self).__name__}._sample returned {tuple(x.shape)}"
         return x if self.schema is None else self.schema.decode(x)
@@ -275,7 +276,7 @@ class Model(nn.Module, ABC):
         patterns, which = given.flatten(1).unique(dim=0, return_inverse=True)
         with torch.no_grad():
             for i, pattern in enumerate(patterns):
-                for at in (which == i).nonzero()[:, 0].split(CHUNK):
+                for at in (which == i).nonzero()[:, 0].split(self.chunk):
                     x[at] = hook(x[at], pattern.view(spec.shape).to(self.device), None if c is None else c[at], rng, **options)
         x = x.cpu()
         return x if self.schema is None else self.schema.decode(x)
@@ -323,7 +324,7 @@ class Model(nn.Module, ABC):
             raise DataError(f"decode needs codes of shape (n, d), got {tuple(z.shape)}.")
         c = self._condition(condition, len(z))
         with torch.no_grad():
-            x = torch.cat([hook(z[at], None if c is None else c[at]) for at in torch.arange(len(z)).split(CHUNK)]).cpu()
+            x = torch.cat([hook(z[at], None if c is None else c[at]) for at in torch.arange(len(z)).split(self.chunk)]).cpu()
         return x if self.schema is None else self.schema.decode(x)
 
     def reconstruct(self, records: Any, *, condition: Any = None) -> Any:
@@ -450,7 +451,7 @@ class Model(nn.Module, ABC):
 
     def _chunks(self, records: Any, condition: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
         x, c = self._inputs(records, condition)
-        for at in torch.arange(len(x)).split(CHUNK):
+        for at in torch.arange(len(x)).split(self.chunk):
             yield x[at], None if c is None else c[at]
 
 

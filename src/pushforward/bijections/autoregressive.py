@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..nn.masked import MaskedMLP
 from .base import Bijection, near
-from .spline import bounded, spline
+from .spline import spline
 
 __all__ = ["AffineAutoregressive", "RationalQuadraticAutoregressive"]
 
@@ -48,16 +48,17 @@ class _Autoregressive(Bijection):
 
     @torch.no_grad()
     def _visit(self, y: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The inverse, entry by entry."""
-        x, log_slopes = torch.empty_like(y), torch.empty_like(y)
+        """The inverse, entry by entry; an entry of all records is a row here, so that each step works on memory in one piece."""
+        rows = y.t().contiguous()
+        x, log_slopes = torch.empty_like(rows), torch.empty_like(rows)
 
         def choose(d: int, params: Tensor) -> Tensor:
             at = slice(d, d + 1)
-            x[:, at], log_slopes[:, at] = self._move(y[:, at], params.unsqueeze(1), inverse=True)
-            return near(x[:, at])
+            x[at], log_slopes[at] = self._move(rows[at], params.unsqueeze(0), inverse=True)
+            return near(x[at]).t()
 
         self.net.incremental(len(y), c, choose)
-        return x, log_slopes.sum(1)
+        return x.t().contiguous(), log_slopes.sum(0)
 
     def _attach(self, x: Tensor, y: Tensor, c: Tensor | None) -> Tensor:
         """x, the known solution of f(x; theta, c) = y, with its gradients: dx = J^{-1} (dy - df at fixed x).
@@ -131,4 +132,4 @@ class RationalQuadraticAutoregressive(_Autoregressive):
         self.bound = bound
 
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        return spline(x, bounded(params), self.bound, inverse=inverse)
+        return spline(x, params, self.bound, inverse=inverse, raw=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..nn import MLP
 from .base import Bijection, near
-from .spline import bounded, spline
+from .spline import spline
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "RationalQuadraticCoupling"]
 
@@ -126,10 +126,10 @@ class RationalQuadraticCoupling(Bijection):
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x1, x2 = x[:, : self.a], x[:, self.a :]
-        y2, change = spline(x2, bounded(self.net(x1, c)), self.bound)
+        y2, change = spline(x2, self.net(x1, c), self.bound, raw=True)
         return torch.cat([x1, y2], 1), change.sum(1)
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y1, y2 = y[:, : self.a], y[:, self.a :]
-        x2, change = spline(y2, bounded(self.net(y1, c)), self.bound, inverse=True)
+        x2, change = spline(y2, self.net(y1, c), self.bound, inverse=True, raw=True)
         return torch.cat([y1, x2], 1), change.sum(1)

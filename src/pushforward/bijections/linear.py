@@ -1,5 +1,7 @@
 """Linear maps: scales and shifts, permutations, and invertible matrices by their LU factors."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -36,20 +38,43 @@ class ActNorm(Bijection):
 class Permutation(Bijection):
     """y_i = x_{order_i}; the log-determinant is 0. `order` defaults to the reverse."""
 
+    keeps_volume = True
     order: Tensor
     back: Tensor
 
     def __init__(self, dim: int, order: Tensor | None = None):
         super().__init__()
+        self.reverse = order is None
         order = torch.arange(dim - 1, -1, -1) if order is None else order.clone()
         self.register_buffer("order", order)
         self.register_buffer("back", order.argsort())
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return x.index_select(1, self.order), x.new_zeros(len(x))
+        return self._moved(x, self.order, self.back), x.new_zeros(len(x))
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return y.index_select(1, self.back), y.new_zeros(len(y))
+        return self._moved(y, self.back, self.order), y.new_zeros(len(y))
+
+    def _moved(self, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        if self.reverse:
+            return x.flip(1)
+        if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+            return _Reorder.apply(x, order, back)
+        return x.index_select(1, order)
+
+
+class _Reorder(torch.autograd.Function):
+    """Columns in another order; gradients come back by choosing columns too, where autograd would add them up one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(order, back)
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        order, back = ctx.saved_tensors
+        return (_Reorder.apply(grad, back, order) if torch.is_grad_enabled() else grad.index_select(1, back)), None, None
 
 
 class Linear(Bijection):

@@ -34,12 +34,12 @@ class MaskedLinear(nn.Linear):
 
     def __init__(self, mask: Bool[Tensor, "out in"], bias: bool = True):
         super().__init__(mask.shape[1], mask.shape[0], bias)
-        self.register_buffer("mask", mask, persistent=False)
+        # As numbers: products of weights and bits take three times as long.
+        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
 
     def masked(self) -> Tensor:
         """M * W, (out, in)."""
-        # The mask as numbers: autograd keeps them for the way back, where bits would be turned into numbers once more.
-        return self.weight * self.mask.to(self.weight.dtype)
+        return self.weight * self.mask.to(self.weight.dtype)  # another ordering hands its masks in as bits
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.masked(), self.bias)
@@ -118,7 +118,7 @@ class MaskedMLP(nn.Module):
         """Parameters of all variables, those of d given the features of the variables before it."""
         h = x
         for i, layer in enumerate(self.hidden):
-            h = F.relu(layer(h) if c is None else layer(h) + self.condition[i](c))
+            h = F.relu_(layer(h) if c is None else layer(h) + self.condition[i](c))
         y = self.out(h)
         if self.direct is not None:
             y = y + self.direct(x)
@@ -157,7 +157,7 @@ class MaskedMLP(nn.Module):
             for weight, base, h, end in zip(weights, bases, units, ends, strict=True):
                 lo, hi = end[r], end[r + 1]
                 if hi > lo:
-                    h[lo:hi] = torch.addmm(base[lo:hi], weight[lo:hi, : len(below)], below).relu_()
+                    torch.clamp_min(torch.addmm(base[lo:hi], weight[lo:hi, : len(below)], below), 0, out=h[lo:hi])
                 below = h[:hi]
             at = slice(starts_out[d], starts_out[d + 1])
             y = torch.addmm(last_base[at], last[at, : len(below)], below)
