@@ -275,7 +275,7 @@ def known_answers() -> Iterator[Known]:
     yield Known("continuous: largest error of log-dets, autograd's as truth", 0.0, error, 1e-8, "1e-11 in each of some ten steps")
 
     with torch.no_grad():
-        many, given = x[:1].expand(4000, 3), c[:1].expand(4000, 2)
+        many, given = x[:1].repeat(4000, 1), c[:1].repeat(4000, 1)
         log_det = model.flow(x[:1], c[:1])[1]
         model.trace = "hutchinson"
         drawn = model._transport(many, given, Rng.seeded(3, x))[1]
