@@ -49,16 +49,17 @@ class _Autoregressive(Bijection):
     @torch.no_grad()
     def _visit(self, y: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """The inverse, entry by entry; an entry of all records is a row here, so that each step works on memory in one piece."""
-        rows = y.t().contiguous()
-        x, log_slopes = torch.empty_like(rows), torch.empty_like(rows)
+        rows = y.t().contiguous().split(1)
+        x, log_slopes = [], []  # the maps' nets visit the entries in their own order
 
         def choose(d: int, params: Tensor) -> Tensor:
-            at = slice(d, d + 1)
-            x[at], log_slopes[at] = self._move(rows[at], params.unsqueeze(0), inverse=True)
-            return near(x[at]).t()
+            new, log_slope = self._move(rows[d], params.unsqueeze(0), inverse=True)
+            x.append(new)
+            log_slopes.append(log_slope)
+            return near(new).t()
 
         self.net.incremental(len(y), c, choose)
-        return x.t().contiguous(), log_slopes.sum(0)
+        return torch.cat(x).t().contiguous(), torch.cat(log_slopes).sum(0)
 
     def _attach(self, x: Tensor, y: Tensor, c: Tensor | None) -> Tensor:
         """x, the known solution of f(x; theta, c) = y, with its gradients: dx = J^{-1} (dy - df at fixed x).
@@ -106,8 +107,8 @@ class AffineAutoregressive(_Autoregressive):
 
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
         s, t = params.unbind(-1)
-        s = self.max_log_scale * torch.tanh(s / self.max_log_scale)
-        return ((x - t) * (-s).exp(), -s) if inverse else (torch.addcmul(t, x, s.exp()), s)
+        s = torch.tanh(s * (1 / self.max_log_scale)) * (-self.max_log_scale if inverse else self.max_log_scale)
+        return ((x - t) * s.exp() if inverse else torch.addcmul(t, x, s.exp())), s
 
 
 class RationalQuadraticAutoregressive(_Autoregressive):

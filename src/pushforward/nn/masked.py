@@ -134,7 +134,6 @@ class MaskedMLP(nn.Module):
         """
         D = len(self.sequence)
         starts_in = [0, *torch.tensor(self.in_widths).cumsum(0).tolist()]
-        starts_out = [0, *torch.tensor(self.out_widths).cumsum(0).tolist()]
         # Features in the order of their variables' ranks, so that the known ones are the first rows.
         by_rank = [i for d in self.sequence for i in range(starts_in[d], starts_in[d + 1])]
         layers = [layer for layer in self.hidden if isinstance(layer, MaskedLinear)]
@@ -148,22 +147,31 @@ class MaskedMLP(nn.Module):
             last = last[:, by_rank]
         features = last.new_zeros(len(by_rank), n)
         units = [b.new_empty(len(b), n) for b in bases]
-        # ends[l][r]: units of layer l with a degree below r.
+        # ends[l][r]: units of layer l with a degree below r. Each step's rows are split off here: a slice costs as much as a small product.
         ends = [torch.searchsorted(m, torch.arange(D + 1)).tolist() for m in self.degrees]
+        counts = [[b - a for a, b in itertools.pairwise(end)] for end in ends]
+        steps = [
+            (h, list(zip(end[1:], count, base.split(count), weight.split(count), h.split(count), strict=True)))
+            for end, count, base, weight, h in zip(ends, counts, bases, weights, units, strict=True)
+        ]
+        outs = list(zip(last_base.split(self.out_widths), last.split(self.out_widths), strict=True))
+        straight = None if direct is None else direct.split(self.out_widths)
+        places = features.split([self.in_widths[d] for d in self.sequence])
 
         known = 0
         for r, d in enumerate(self.sequence):
-            below = features[:known]
-            for weight, base, h, end in zip(weights, bases, units, ends, strict=True):
-                lo, hi = end[r], end[r + 1]
-                if hi > lo:
-                    torch.clamp_min(torch.addmm(base[lo:hi], weight[lo:hi, : len(below)], below), 0, out=h[lo:hi])
-                below = h[:hi]
-            at = slice(starts_out[d], starts_out[d + 1])
-            y = torch.addmm(last_base[at], last[at, : len(below)], below)
-            if direct is not None:
-                y = torch.addmm(y, direct[at, :known], features[:known])
-            features[known : known + self.in_widths[d]] = choose(d, y.T).T
+            below, width = features.narrow(0, 0, known), known
+            seen = below
+            for h, step in steps:
+                end, count, base, weight, new = step[r]
+                if count:
+                    torch.clamp_min(torch.addmm(base, weight.narrow(1, 0, width), below), 0, out=new)
+                below, width = h.narrow(0, 0, end), end
+            base, weight = outs[d]
+            y = torch.addmm(base, weight.narrow(1, 0, width), below)
+            if straight is not None:
+                y = torch.addmm(y, straight[d].narrow(1, 0, known), seen)
+            places[r].copy_(choose(d, y.t()).t())
             known += self.in_widths[d]
 
     def _base(self, layer: MaskedLinear, i: int, n: int, c: Tensor | None) -> Tensor:
