@@ -1,7 +1,7 @@
 """Which GANs hold and which break: losses, penalties, networks and critic steps on MNIST at half its size, by the alarms' verdict.
 
 Every loss with every stabiliser that goes with it, each on four grounds: DCGAN networks without normalisation, with batch normalisation in
-both players, a generator and critic of six dense layers, and five critic steps (a third of the rounds, each twice as dear). A run ends as
+both players, a generator and critic of six dense layers, and five critic steps (a third of the rounds, as each is dearer). A run ends as
 
     diverged     a loss was not finite                        collapsed    the alarm of mode collapse (or of duplicates) stands at the end
     saturated    the alarm of the critic stands               holds        none of these
@@ -10,8 +10,8 @@ and its coverage says how good it is: the share of 1,000 test records with a sam
 al. 2020; equal distributions have about .97). Roth et al. (2017), Gulrajani et al. (2017) and Mescheder et al. (2018) claim that their
 penalties hold where the plain game breaks: the last figures compare them over all grounds.
 
-    PUSHFORWARD_DATA=... python experiments/gan_stability.py --out FOLDER                    # every loss, five seeds: 80 minutes of one core
-    PUSHFORWARD_DATA=... python experiments/gan_stability.py --seeds 1 --losses non-saturating --out FOLDER            # the reduced form
+    PUSHFORWARD_DATA=... python experiments/gan_stability.py --out FOLDER                 # every loss, five seeds: 80 minutes of one core
+    PUSHFORWARD_DATA=... python experiments/gan_stability.py --seeds 1 --losses non-saturating --out FOLDER    # the reduced form
 """
 
 import argparse
