@@ -40,12 +40,16 @@ class RationalQuadratic(Bijection):
         return x, change.sum(1)
 
 
-MOST_RAW = 4.0
-"""Bound of raw parameters that a network gives: bins then differ by at most a factor of e^8, about 3000, in width and in height."""
+MOST_RAW = 8.0
+"""Bound of raw parameters that a network gives, at once low enough for inverses and high enough for narrow modes.
+
+25 Gaussians of 1/50 of the data's width, 10,000 steps: KL .016 with 4, .009 with 8, .007 with 16, where inverses in float32 at 50 sd are off
+by more than 1e-4.
+"""
 
 
 def bounded(params: Tensor) -> Tensor:
-    """r / (1 + |r| / 4): raw parameters that stay within +-4 however far from its data a network is asked.
+    """r / (1 + |r| / 8): raw parameters that stay within +-8 however far from its data a network is asked.
 
     Left alone, inputs of 50 standard deviations make bins so flat that no digit of float32 survives the inverse.
     """
@@ -187,7 +191,7 @@ class Knots(torch.autograd.Function):
         # scale is a / S: the sum m is taken off as m / a.
         m = torch.addcmul(of_share * share, of_end, end).mul_(scale).div_(-(1 - MIN_BIN * K))
         of_share, of_end = of_share * scale, of_end * scale
-        if raw:  # d bounded(r) / dr = 16 / (4 + |r|)^2
+        if raw:  # d bounded(r) / dr = 64 / (8 + |r|)^2
             for g in (m, of_share, of_end):
                 g.mul_(MOST_RAW**2)
         up_to = (torch.arange(K, device=k.device) <= k.unsqueeze(-1)).to(e.dtype)
