@@ -43,8 +43,8 @@ class RationalQuadratic(Bijection):
 MOST_RAW = 8.0
 """Bound of raw parameters that a network gives, at once low enough for inverses and high enough for narrow modes.
 
-25 Gaussians of 1/50 of the data's width, 10,000 steps: KL .016 with 4, .009 with 8, .007 with 16, where inverses in float32 at 50 sd are off
-by more than 1e-4.
+25 Gaussians of 1/50 of the data's width, 10,000 steps: KL .016 with 4, .009 with 8, .007 with 16, where inverses in float32 at 50 sd are
+off by more than 1e-4.
 """
 
 
