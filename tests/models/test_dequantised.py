@@ -54,12 +54,12 @@ def test_log_q_is_autograds_and_only_of_discrete_entries(name: str):
 def test_importance_weights_give_probabilities_that_sum_to_one(name: str):
     """Without a squeeze the cells fill the space: sum_x E_q[p(x + u) / q(u | x)] = 1, whatever the noise."""
     model = scrambled(FLOWS[name](dequantisation="variational", alpha=0.0), PAIRS, 2, 0.05)
-    draws, x = 5000, every()
+    draws, x = 3000, every()
     with torch.no_grad():
         records = x.repeat(draws, 1)
         p = model._log_prob(records, None, Rng.seeded(0, records)).exp().view(draws, 6)
     error = float((p.var(0).sum() / draws).sqrt())
-    assert error < 0.05, "the noise is wide enough for the error to mean something"
+    assert error < 0.06, "the noise is wide enough for the error to mean something"
     assert abs(float(p.mean(0).sum()) - 1) < 4 * error
 
 
