@@ -21,6 +21,24 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def gap_to_gaussian(model: GradientModel, steps: int, lr: float, mean: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+    """log p - log q of 4,000 fresh records of a correlated Gaussian p, for a model q of pairs that `steps` of Adam fitted to as many."""
+    rng, mu = Rng.seeded(0), torch.tensor(mean)
+    root = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
+    x, fresh = rng.randn(4000, 2) @ root.t() + mu, rng.randn(4000, 2) @ root.t() + mu
+    truth = torch.distributions.MultivariateNormal(mu, root @ root.t()).log_prob(fresh)
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    (objective,) = model._objectives()
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
+        i = rng.randint(len(x), 128)
+        loss = objective.loss(Batch(x[i], None, i, rng)).per_record.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return truth - model.log_prob(fresh)
+
+
 class Gauss(GradientModel):
     """N(mu, diag(sigma^2)) fitted by gradient: every answer is known in closed form."""
 

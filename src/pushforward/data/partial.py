@@ -7,6 +7,7 @@ nothing is. Sequences are known step by step: a mask says which steps, and a tex
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,7 +103,7 @@ def _table(records: Any, known: Any, schema: TableSchema, dtype: torch.dtype) ->
         if column.name in keep:
             raw = raw_column(records, column.name)
             # A column in which missing values are a category has nothing that is not known.
-            lacks = raw.missing if None not in column.values else raw.missing & ~raw.missing
+            lacks = np.zeros_like(raw.missing) if None in column.values else raw.missing
             if known is not None and lacks.any():
                 at, count = int(lacks.argmax()), int(lacks.sum())
                 raise DataError(
