@@ -89,7 +89,7 @@ def points_by_hand(x: Tensor, batch: int, rounds: int) -> None:
         pairs = itertools.pairwise(sizes)
         return nn.Sequential(*[m for a, b in pairs for m in (nn.Linear(a, b), nn.LeakyReLU(0.2))][:-1])
 
-    generator, top = dense(2, 128, 128, 128, 2), dense(258, 128, 128, 1)
+    generator, top = dense(2, 128, 128, 128, 128, 128, 2), dense(258, 128, 128, 1)
     waves = torch.randn(2, 128) * 4.0 ** torch.arange(128).remainder(4)
 
     def critic(y: Tensor) -> Tensor:

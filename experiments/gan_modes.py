@@ -9,7 +9,7 @@ One row is the default, every other one a published remedy on plain networks wit
 core. Pictures: 2,500 samples of each first seed. `--keep FOLDER` keeps the samples of each run, so that a table that was interrupted goes
 on where it was.
 
-    python experiments/gan_modes.py --steps 110000 --seeds 10 --only default --name gan_modes_default   # the full form, 4 hours of a core
+    python experiments/gan_modes.py --steps 56000 --seeds 10 --only default --name gan_modes_default    # the full form, 2 hours of a core
     python experiments/gan_modes.py --minutes 0.3 --seeds 1 --out FOLDER            # the reduced form of the whole table
 """
 
@@ -30,7 +30,7 @@ from pushforward.metrics import ModeStatistics, mode_statistics
 
 RECORDS, FRESH, SHOWN = 100_000, 50_000, 2_500
 
-PLAIN: dict[str, Any] = {"relativistic": False, "r1": 0.0, "r2": 0.0, "fourier": 0}
+PLAIN: dict[str, Any] = {"relativistic": False, "r1": 0.0, "r2": 0.0, "fourier": 0, "hidden": (128, 128, 128)}
 ADAM: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999), "ema": None, "schedule": "constant"}
 
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

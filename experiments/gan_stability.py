@@ -8,7 +8,8 @@ both players, a generator and critic of six dense layers, and five critic steps 
 
 and its coverage says how good it is: the share of 1,000 test records with a sample nearer than their fifth neighbour, in pixels (Naeem et
 al. 2020; equal distributions have about .97). Roth et al. (2017), Gulrajani et al. (2017) and Mescheder et al. (2018) claim that their
-penalties hold where the plain game breaks: the last figures compare them over all grounds.
+penalties hold where the plain game breaks: the last figures compare them over all grounds. `--keep FOLDER` keeps the end of each run, so
+that a table that was interrupted goes on where it was.
 
     PUSHFORWARD_DATA=... python experiments/gan_stability.py --out FOLDER                 # every loss, five seeds: 80 minutes of one core
     PUSHFORWARD_DATA=... python experiments/gan_stability.py --seeds 1 --losses non-saturating --out FOLDER    # the reduced form
@@ -60,14 +61,27 @@ def half_size() -> pf.Data:
     return pf.load_data(x[:, 0].to(torch.uint8).numpy(), test=1000)
 
 
-def run(data: pf.Data, loss: str, stabiliser: str, ground: str, steps: int, seed: int) -> tuple[str, float, np.ndarray | None]:
-    """(verdict, coverage, a few samples)."""
+def run(
+    data: pf.Data, loss: str, stabiliser: str, ground: str, steps: int, seed: int, keep: Path | None = None
+) -> tuple[str, float, np.ndarray]:
+    """(verdict, coverage, a few samples, none where it diverged), from `keep` where the run is there."""
+    kept = None if keep is None else keep / ("-".join([ground, loss, stabiliser, str(steps), str(seed)]).replace(" ", "_") + ".npz")
+    if kept is not None and kept.exists():
+        with np.load(kept) as file:
+            return str(file["verdict"]), float(file["coverage"]), file["x"]
+    verdict, coverage, x = trained(data, loss, stabiliser, ground, steps, seed)
+    if kept is not None:
+        np.savez(kept, verdict=verdict, coverage=coverage, x=x)
+    return verdict, coverage, x
+
+
+def trained(data: pf.Data, loss: str, stabiliser: str, ground: str, steps: int, seed: int) -> tuple[str, float, np.ndarray]:
     hyper = {**OFF, "loss": loss, **STABILISERS[stabiliser], **GROUNDS[ground], "noise_dim": 64, "rounding": "soft"}
     model = pf.GAN(**hyper)
     try:
         model.fit(data, steps=steps // 3 if "critic_steps" in hyper else steps, seed=seed, progress=False, **ADAM)
     except pf.Diverged:
-        return "diverged", 0.0, None
+        return "diverged", 0.0, np.empty((0, 14, 14))
     real = data.test.tensor().flatten(1)
     x = np.asarray(model.sample(len(real), seed=seed))
     fake = torch.as_tensor(x.reshape(len(x), -1)).to(real)
@@ -101,11 +115,14 @@ if __name__ == "__main__":
     parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES))
     parser.add_argument("--stabilisers", nargs="+", choices=list(STABILISERS), default=list(STABILISERS))
     parser.add_argument("--grounds", nargs="+", choices=list(GROUNDS), default=list(GROUNDS))
+    parser.add_argument("--keep", type=Path, help="a folder for the end of each run; those that are there are not trained again")
     parser.add_argument("--out", type=Path, default=Path("runs/gan-stability"))
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    given.out.mkdir(parents=True, exist_ok=True)
+    for folder in (given.out, given.keep):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
     data, verdicts = half_size(), collections.defaultdict[str, list[str]](list)
     settings = {"steps": given.steps, "images": "MNIST, 6,000 of 14 x 14", **ADAM, "losses": given.losses, "grounds": given.grounds}
     with Result("gan_stability", settings=settings, seeds=list(range(given.seeds))) as result:
@@ -114,7 +131,7 @@ if __name__ == "__main__":
             shown: dict[str, np.ndarray] = {}
             for loss in given.losses:
                 for stabiliser in (s for s in given.stabilisers if allowed(loss, s)):
-                    runs = [run(data, loss, stabiliser, ground, given.steps, seed) for seed in range(given.seeds)]
+                    runs = [run(data, loss, stabiliser, ground, given.steps, seed, given.keep) for seed in range(given.seeds)]
                     ended = [r[0] for r in runs]
                     verdicts[stabiliser] += ended
                     what = f"{ground}, {loss}, {stabiliser}"
@@ -123,7 +140,7 @@ if __name__ == "__main__":
                     says = ", ".join(f"{v} {n}" for v, n in broken.items()) or "all hold"
                     result.add(f"{what}: share of runs that hold ({says})", held.value, unit="of 1", kind="alarms")
                     result.add(f"{what}: coverage", statistics.median(r[1] for r in runs), unit="of 1", kind="median of runs")
-                    shown |= {f"{loss}, {stabiliser}": r[2] for r in runs[:1] if r[2] is not None}
+                    shown |= {f"{loss}, {stabiliser}": r[2] for r in runs[:1] if len(r[2])}
             picture(shown, given.out / f"{ground.replace(' ', '-')}.png")
         for stabiliser, ended in verdicts.items():
             value = ended.count("holds") / len(ended)

@@ -120,10 +120,14 @@ def test_each_player_moves_only_itself(loss, relativistic):
 
 def test_zero_centred_penalties_anneal():
     # 0.01 of the weight remains from four fifths of the budget on; halfway there it is sqrt(0.01) = 0.1.
-    model = build(r1=2.0, r2=1.0, anneal=0.01)
+    model = build(r1=2.0, r2=1.0, anneal=0.01, annealing="geometric")
     assert model._weights(0.0) == (0.0, 2.0, 1.0, 0.0)
     assert model._weights(0.4)[1:3] == pytest.approx((0.2, 0.1))
     assert model._weights(0.9)[1:3] == pytest.approx((0.02, 0.01))
+    # Half a cosine: (1 + cos(pi / 3)) / 2 = 3/4 after a third, 1/4 after two, and at the end what `anneal` says.
+    model = build(r1=2.0, r2=1.0, anneal=0.01, annealing="cosine")
+    for progress, remains in ((0.0, 1.0), (1 / 3, 0.75), (2 / 3, 0.25), (1.0, 0.01)):
+        assert model._weights(progress)[1:3] == pytest.approx((2 * remains, remains), rel=1e-12)
     assert build(loss="wasserstein")._weights(0.0) == (10.0, 0.0, 0.0, 0.0)
 
 

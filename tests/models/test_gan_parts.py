@@ -77,7 +77,7 @@ def test_each_penalty_on_its_side():
 
 
 def test_roths_weight_and_annealing():
-    model, batch = linear(roth=0.8, anneal=0.01), batch_of(progress=0.4)
+    model, batch = linear(roth=0.8, anneal=0.01, annealing="geometric"), batch_of(progress=0.4)
     x, y = batch.x, model._fake(batch_of(progress=0.4)).detach()
     D, D_fake = (x @ W).sigmoid(), (y @ W).sigmoid()
     # Half of the 0.8 that falls to a hundredth by four fifths of the budget: at two fifths a tenth is left.
@@ -89,11 +89,13 @@ def test_roths_weight_and_annealing():
 
 
 def test_penalties_that_the_kind_of_records_decides():
-    # 1 -> 0.1 for points and 3 -> 0.03 for others, over four fifths; what is given is taken.
+    # 1 -> 0.1 for points, half of it left at half the budget, and 3 -> 0.03 for others over four fifths, a tenth left at two; what is
+    # given is taken.
     images = DataSpec("image", (1, 8, 8), (levels(17),))
-    for spec, first, last in ((POINTS, 1.0, 0.1), (images, 3.0, 0.03)):
+    for spec, first, at, then, last in ((POINTS, 1.0, 0.5, 0.5, 0.1), (images, 3.0, 0.4, 0.3, 0.03)):
         model = GAN().build(spec)
         assert model._weights(0.0) == (0, first, first, 0)
+        assert model._weights(at)[1:3] == pytest.approx((then, then), rel=1e-12)
         assert model._weights(0.9)[1:3] == pytest.approx((last, last), rel=1e-12)
         assert GAN(r1=2.0, r2=0.0, anneal=1.0).build(spec)._weights(0.9) == (0, 2, 0, 0)
 

@@ -36,7 +36,7 @@ from ...nn import MLP, activation_layer, decoder_for, encoder_for, network_for
 from ...observation import GaussianObservation
 from ...rng import Rng
 from ...train import Batch, Loss, Objective, Training
-from .critic import Critic, judged, weights
+from .critic import Critic, judged, remaining, weights
 
 __all__ = ["BiGAN"]
 
@@ -204,7 +204,7 @@ class BiGAN(GradientModel):
 
     def _weights(self, progress: float) -> tuple[float, float, float]:
         """(gradient_penalty, r1, r2) at this share of the budget."""
-        return weights(self.loss, (self.gradient_penalty, self.r1, self.r2), self.anneal, progress)
+        return weights(self.loss, (self.gradient_penalty, self.r1, self.r2), remaining("geometric", self.anneal, progress))
 
     def _critic_loss(self, batch: Batch) -> Loss:
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """The critic of a GAN: T(y | c), the value that is high on records and low on samples, and what it minimises in a game with penalties."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,9 @@ from ...penalties import dragan, interpolated, roth, squared_gradient
 from ...rng import Rng
 from ...train import Loss
 
-__all__ = ["Critic", "Waves", "judged", "weights"]
+__all__ = ["Annealing", "Critic", "Waves", "judged", "remaining", "weights"]
+
+Annealing = Literal["geometric", "cosine"]
 
 FEATURES = 128
 """Width of the last hidden layer of a projection critic."""
@@ -116,22 +118,29 @@ class Critic(nn.Module):
 def weights(
     loss: str,
     given: tuple[float | None, float | None, float | None],
-    anneal: float,
-    progress: float,
+    remains: float,
     *,
     bounded: bool = False,
     usual: float = 3.0,
 ) -> tuple[float, float, float]:
-    """(gradient_penalty, r1, r2) at this share of the budget.
+    """(gradient_penalty, r1, r2) where so much `remains` of the zero-centred two.
 
     None stands for what goes with the loss: 10, 0, 0 for the Wasserstein loss, whose penalty is 0 too where the critic's slope is `bounded`
-    by other means, and 0 and twice the `usual` weight for all others. `anneal` is the factor by which the zero-centred two fall
-    geometrically over the first four fifths.
+    by other means, and 0 and twice the `usual` weight for all others.
     """
     defaults = (0.0 if bounded else 10.0, 0.0, 0.0) if loss == "wasserstein" else (0.0, usual, usual)
     gp, r1, r2 = (default if one is None else one for one, default in zip(given, defaults, strict=True))
-    fall = anneal ** min(1.0, progress / 0.8)
-    return gp, r1 * fall, r2 * fall
+    return gp, r1 * remains, r2 * remains
+
+
+def remaining(annealing: Annealing, anneal: float, progress: float) -> float:
+    """The share of a weight that is left at this share of the budget; `anneal` at the end.
+
+    It falls geometrically over the first four fifths, or along half a cosine, as the learning rate does, until `anneal` is reached.
+    """
+    if annealing == "geometric":
+        return anneal ** min(1.0, progress / 0.8)
+    return max(anneal, 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def judged(
