@@ -194,6 +194,8 @@ class Chains:
     """Mean probability with which proposals were accepted."""
     reverse: bool = False
     """Whether chains ran from the posterior to the prior."""
+    end: Float[Tensor, "B C d"] | None = None
+    """Where each chain ended. Forward chains with their weights are a sample from the posterior."""
 
     @property
     def bound(self) -> Float[Tensor, "B"]:
@@ -275,7 +277,7 @@ def anneal(
             at, probability = hmc(log_prior, log_likelihood, at, b[then], _each(size, C, rng), how.steps, rng)
             accepted += probability
         tick()
-    return Chains(log_w.view(B, C), (accepted / max(1, T - 1)).view(B, C).mean(1), reverse)
+    return Chains(log_w.view(B, C), (accepted / max(1, T - 1)).view(B, C).mean(1), reverse, at.z.view(start.shape))
 
 
 def annealed_importance_sampling(

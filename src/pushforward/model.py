@@ -42,7 +42,7 @@ from torch.distributions import Distribution
 from . import store
 from .data import Data, Records, Schema, as_data
 from .data.features import no_sequences
-from .data.partial import partial
+from .data.partial import partial, restored
 from .data.spec import DataSpec
 from .errors import ConfigError, DataError, NotFitted, Unsupported, nearest
 from .objective import Batch, Loss, Objective, Observer, Training
@@ -279,7 +279,7 @@ class Model(nn.Module, ABC):
                 for at in (which == i).nonzero()[:, 0].split(self.chunk):
                     x[at] = hook(x[at], pattern.view(spec.shape).to(self.device), None if c is None else c[at], rng, **options)
         x = x.cpu()
-        return x if self.schema is None else self.schema.decode(x)
+        return x if self.schema is None else restored(self.schema.decode(x), records, given, self.schema)
 
     # -- evaluate likelihood ------------------------------------------------------------------------------------------
 
@@ -461,6 +461,11 @@ class GradientModel(Model):
     @abstractmethod
     def _objectives(self) -> tuple[Objective, ...]:
         """The losses to minimise, in the order in which a round of training visits them."""
+
+    @property
+    def learning(self) -> bool:
+        """Whether the loop is taking steps: torch's own flag, whose name our training defaults bear."""
+        return bool(self.__dict__["training"])
 
     def _fit(self, data: Data, training: Training, run: "store.Run | None", observers: Sequence[Observer]) -> None:
         from .train import train  # Fabric is imported when training starts, not before

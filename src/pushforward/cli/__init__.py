@@ -11,7 +11,7 @@ import click
 from .._version import __version__
 from ..errors import ConfigError, PushforwardError, nearest
 from .derive import explain
-from .likeness import ALL  # which registers its own after those of `commands`
+from .likeness import ALL  # which registers its own after those of `commands` and `records`
 
 __all__ = ["app", "main"]
 

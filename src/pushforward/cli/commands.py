@@ -179,42 +179,6 @@ def _labels(model: Any, text: str | None) -> Any:
     return text.split(",") if "," in text else text
 
 
-@command(
-    "translate",
-    _arg("RUN"),
-    click.Option(
-        ["--data"], metavar="TEXT", help="Records of the other collection: a file, a folder of images  [held-out records of the run]"
-    ),
-    click.Option(["--to"], metavar="LABEL", required=True, help="The collection to lead them to, such as b."),
-    OUT,
-    OVERWRITE,
-)
-def translate(ctx: click.Context, run: str, data: str | None, to: str, out: str | None, overwrite: bool) -> None:
-    """Lead records of one collection to the other, with a model that was fitted to two (cyclegan).
-
-    Of `pushforward fit cyclegan --data A --data-b B`, the collections are called a and b. The translations are in the order and the
-    form of the records. --out takes what it takes for `sample`.
-    """
-    from ..data import read_records, reload
-    from ..errors import Unsupported
-    from ..models import load
-    from ..store import Run
-
-    model: Any = load(run)
-    if not hasattr(model, "translate"):
-        raise Unsupported(f"{type(model).__name__} does not translate. Fit a cyclegan: pushforward fit cyclegan --data A --data-b B.")
-    if data is None:
-        own = reload(Run.open(run).data)
-        records: Any = own.test if len(own.test) else own.validation
-    else:
-        options = _options_of(run)
-        records, _ = read_records(data, **{k: options[k] for k in ("key", "size", "skip_bad") if k in options})
-        if hasattr(records, "columns"):  # those that the run left out are left out here
-            left = [c for c in records.columns if c in options.get("drop", ()) or c not in options.get("columns", records.columns)]
-            records = records.drop(columns=left)
-    output.write(model, model.translate(records, to=to), out, overwrite)
-
-
 @command("log-prob", _arg("RUN"), OUT, OVERWRITE, SEED, derive=_verb_fields("log_prob", data=True))
 def log_prob(ctx: click.Context, run: str, out: str | None, overwrite: bool, seed: int | None) -> None:
     """Mean log-likelihood of records, in nats and in the data's own units, with its standard error and its kind.

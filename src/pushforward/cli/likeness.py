@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from . import output
-from .commands import ALL, OUT, OVERWRITE, _arg, _data_fields, _load, _options_of, _records, _verb_fields, command
+from .commands import OUT, OVERWRITE, _arg, _data_fields, _load, _options_of, _records, _verb_fields, command
 from .derive import Groups, given
+from .records import ALL
 
 __all__ = ["ALL"]
 

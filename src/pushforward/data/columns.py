@@ -60,6 +60,17 @@ def raw_column(frame: Any, name: Any) -> Raw:
     return _pandas(frame[name], name) if library_of(frame) == "pandas" else _polars(frame[name], name)
 
 
+def replaced(frame: Any, name: Any, values: np.ndarray) -> Any:
+    """The frame with other values in a column of numbers, which keeps its dtype."""
+    if library_of(frame) == "pandas":
+        frame = frame.copy()
+        frame[name] = values.astype(frame[name].dtype)
+        return frame
+    import polars as pl
+
+    return frame.with_columns(pl.Series(name, values).cast(frame[name].dtype))
+
+
 def _pandas(s: Any, name: Any) -> Raw:
     import pandas as pd
     from pandas.api import types as t

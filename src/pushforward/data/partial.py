@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .arrays import ArraySchema, as_array, images_first
-from .columns import library_of, names_of, raw_column
+from .columns import library_of, names_of, raw_column, replaced
 from .schema import Schema, named
 from .sequences import SequenceSchema
 from .spec import DataSpec
@@ -46,6 +46,24 @@ def partial(records: Any, known: Any, schema: Schema | None, spec: DataSpec, dty
     x = schema.encode(torch.where(given, u, blank.to(u.dtype)), dtype)
     given = images_first(given, schema.layout)
     return torch.where(given, x, 0), given
+
+
+def restored(filled: Any, records: Any, given: Tensor, schema: Schema) -> Any:
+    """`filled` with the user's own numbers where they were known (`given`, of `partial`): scaling there and back rounds them.
+
+    Entries on a finite set come back as they were, and records of other forms than tables and points are returned as they are.
+    """
+    if isinstance(schema, ArraySchema) and schema.spec.kind == "points" and not schema.spec.discrete:
+        own, _ = as_array(records, "records")
+        return np.where(given.numpy(), own.numpy(), filled).astype(filled.dtype)
+    if not isinstance(schema, TableSchema):
+        return filled
+    for j, column in enumerate(schema.columns):
+        rows = given[:, j].numpy()
+        if not column.support.discrete and rows.any():
+            own, drawn = raw_column(records, column.name).values, raw_column(filled, column.name).values
+            filled = replaced(filled, column.name, np.where(rows, own, drawn))
+    return filled
 
 
 def _sequence(records: Any, known: Any, schema: SequenceSchema, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

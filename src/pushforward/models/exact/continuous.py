@@ -218,7 +218,7 @@ class ContinuousFlow(DenseFlow):
         return sum(f.evaluations for f in self.flow.layers if isinstance(f, _Continuous))
 
     def _transport(self, y: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
-        learning, log_det = torch.is_grad_enabled(), y.new_zeros(len(y))
+        learning, log_det = self.learning, y.new_zeros(len(y))
         exact = self._exact(TRAINED_EXACTLY if learning else EVALUATED_EXACTLY, y.shape[1])
         for f in self.flow.layers:
             if isinstance(f, _Continuous) and not exact:

@@ -14,18 +14,21 @@ noise where p can follow: variational dequantisation (Ho et al. 2019). Both are 
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ...ais import Annealing, standard_normal
 from ...bijections import Bijection, Dequantise
 from ...bijections.variational import VariationalNoise
 from ...data.spec import DataSpec
-from ...errors import ConfigError
+from ...errors import ConfigError, Unsupported
 from ...model import GradientModel
 from ...rng import Rng
 from ...train import Batch, Loss, Objective
+from .completion import complete
 
 __all__ = ["START", "Dequantisation", "DequantisedFlow"]
 
@@ -63,6 +66,9 @@ class DequantisedFlow(GradientModel):
     def _draw_noise(self, noise: VariationalNoise, x: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
         """u (B, D), which continuous entries ignore, and log q(u | x), (B,)."""
 
+    @abstractmethod
+    def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor: ...
+
     def _objectives(self) -> tuple[Objective, ...]:
         return (Objective("likelihood", [self], self._loss),)
 
@@ -84,8 +90,7 @@ class DequantisedFlow(GradientModel):
         """The parts of the bound (or the density), (B,) each, at one draw of the noise: they add up to it."""
         y, log_det, minus_log_q = self._continuous(x, c, rng)
         z, change = self._transport(y, c, rng)
-        log_base = -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
-        terms = {"log_base": log_base, "log_det": log_det + change}
+        terms = {"log_base": standard_normal(z), "log_det": log_det + change}
         return terms if minus_log_q is None else {**terms, "minus_log_q": minus_log_q}
 
     def _transport(self, y: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
@@ -100,6 +105,36 @@ class DequantisedFlow(GradientModel):
         draws = samples if self.dequantise.discrete else 1
         found = [torch.stack(list(self._terms(x, c, rng).values())).sum(0) for _ in range(draws)]
         return torch.stack(found).logsumexp(0) - math.log(draws)
+
+    def _complete(
+        self, x: Tensor, known: Tensor, c: Tensor | None, rng: Rng, *, chains: int = 8, temperatures: int = 100, steps: int = 5
+    ) -> Tensor:
+        """Draws by annealed importance sampling (see `completion`): exact in the limit of many chains, or of many temperatures.
+
+        `steps` are those of Hamiltonian Monte Carlo at each temperature. Raises `Unsupported` where log p is an estimate.
+        """
+        if self.density == "estimate":
+            raise Unsupported(
+                f"{type(self).__name__} completes records where it knows log p(x), and here it estimates it. Ask for trace='exact', "
+                "or fit a maf_spline."
+            )
+        if bool(known.all()):
+            return x
+        if not bool(known.any()):
+            return self._sample(len(x), c, rng)
+        how = Annealing(temperatures, chains, steps)
+        log_density = partial(self._log_density, rng=rng)
+        parts = torch.arange(len(x)).split(max(1, self.chunk // chains))
+        found = [
+            complete(log_density, self.dequantise, x[at].flatten(1), known.flatten(), None if c is None else c[at], how, rng)
+            for at in parts
+        ]
+        return torch.cat(found).view_as(x)
+
+    def _log_density(self, y: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
+        """log p(y | c) of a record made continuous, (B,)."""
+        z, change = self._transport(y, c, rng)
+        return standard_normal(z) + change
 
     def _encode(self, x: Tensor, c: Tensor | None) -> Tensor:
         """z = f(x; c); a discrete entry is taken at the middle of its cell, so that `_decode` returns it exactly."""

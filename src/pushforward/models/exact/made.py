@@ -123,7 +123,7 @@ class MADE(GradientModel):
         return (Objective("nll", (self.net,), self._loss),)
 
     def _loss(self, batch: Batch) -> Loss:
-        if not nn_training(self) or (len(self.orderings) == 1 and not self.agnostic):
+        if not self.learning or (len(self.orderings) == 1 and not self.agnostic):
             return Loss(-self._log_prob(batch.x, batch.c, batch.rng))
         ordering = self.orderings[batch.step % len(self.orderings)]
         if self.agnostic:
@@ -187,11 +187,6 @@ class MADE(GradientModel):
             for d in ordering.sequence:
                 choose(d, self._params(x.view_as(given), c, ordering)[:, self.columns.slices[d]])
         return x.view_as(given)
-
-
-def nn_training(model: torch.nn.Module) -> bool:
-    """torch's own flag of training mode, which bears the name of our training defaults."""
-    return bool(model.training)
 
 
 def known_answers() -> Iterator[Known]:
