@@ -29,6 +29,7 @@ def on_config(config: Any) -> Any:
         {"Your own data": "data.md"},
         {"Comparing": "comparing.md"},
         {"Looking inside": "exploring.md"},
+        {"Exact densities": "densities.md"},
         {"GANs": [{"Parts": "gans.md"}, {"The theory of games": "game-theory.md"}, {"Translating": "translating.md"}]},
         {"The lectures' latent models": "lectures.md"},
         {"Trusting a number": [{"How": "trusting.md"}, {"Every figure": "figures.md"}]},
