@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .evaluate import evaluate as evaluate
     from .evidence import evidence as evidence
     from .explore import explore as explore
+    from .incomplete import impute as impute
     from .inversion import invert as invert
     from .model import ClosedFormModel as ClosedFormModel
     from .model import GradientModel as GradientModel
@@ -60,6 +61,7 @@ _HOME = {
     "evaluate": "evaluate",
     "evidence": "evidence",
     "explore": "explore",
+    "impute": "incomplete",
     "invert": "inversion",
     "ClosedFormModel": "model",
     "GradientModel": "model",

@@ -7,7 +7,7 @@ import click
 
 from . import output
 from .commands import ALL, OUT, OVERWRITE, SEED, _arg, _labels, _options_of, _verb_fields, command
-from .derive import given
+from .derive import Groups, given
 
 __all__ = ["ALL"]
 
@@ -82,6 +82,41 @@ def complete(
     wanted = _labels(model, condition) if condition is not None or not model.spec.condition_dim else labels
     filled = model.complete(records, _known(known), condition=wanted, seed=seed, **given(ctx, "Options"))
     output.write(model, filled, out, overwrite)
+
+
+def _impute_fields(model: str | None) -> Groups:
+    from .commands import _fit_fields
+
+    return [(name, [f for f in fields if f.name not in ("data", "seed", "missing")]) for name, fields in _fit_fields(model)]
+
+
+@command(
+    "impute",
+    _arg("MODEL"),
+    _arg("FILE"),
+    click.Option(["--rounds"], type=click.IntRange(min=1), default=3, show_default=True, help="Fits, each followed by a draw."),
+    OUT,
+    OVERWRITE,
+    click.Option(["--run"], metavar="DIR", help="A run folder for the model of the last round, for `pushforward complete` and the rest."),
+    click.Option(["--seed"], type=int, default=0, show_default=True, help="Fixes the result bit for bit."),
+    derive=_impute_fields,
+)
+def impute(ctx: click.Context, model: str, file: str, rounds: int, out: str | None, overwrite: bool, run: str | None, seed: int) -> None:
+    """Fit a model to a table with gaps, and fill them: what is missing is drawn given what is there, in turns with the fit.
+
+    Right where values are missing at random: where whether one is missing hangs on the rest of its row, not on the value itself. MODEL is
+    one that completes records: maf_spline or another flow, or made with --order random --agnostic.
+    """
+    from ..incomplete import impute as run_all
+    from ..models import create
+
+    network = create(model, **given(ctx, "Model"))
+    found = run_all(network, file, rounds=rounds, seed=seed, data=given(ctx, "Data"), **given(ctx, "Training"))
+    if run is not None:
+        found.model.save(run)
+    output.write(found.model, found.records, out, overwrite)
+    moved = ", ".join(f"{c:.3f}" for c in found.change)
+    click.echo(f"{found.missing:.1%} of entries were missing. Means of what was drawn moved by {moved} sd, round by round.", err=True)
 
 
 def _read(file: str, options: dict[str, Any], **more: Any) -> tuple[Any, Any]:
