@@ -18,7 +18,8 @@ hook                               meaning
 `_decode(z, c)`                    records at the given codes, (B, *shape)
 `_posterior(x, c)`                 q(z | x) or p(z | x), a `torch.distributions.Distribution`
 `_likelihood(z, c)`                p(x | z), a distribution
-`_complete(x, known, c, rng)`      x with its entries outside the mask `known`, of the shape of one record, drawn from p(unknown | known, c)
+`_complete(x, known, c, rng)`      x with its entries outside the mask `known` drawn from p(unknown | known, c); one mask for all, of the
+                                   shape of a record, or with `complete_by_row` one for each
 `_joint()`                         p(z | c) and p(x | z, c) as an `ais.Joint`, which gives `evidence`; with a keyword `noise` where p(x | z)
                                    needs an observation noise
 `code_spec`                        a `DataSpec` of the codes where they are no points of reals, such as symbols of a codebook (optional)
@@ -74,6 +75,8 @@ class Model(nn.Module, ABC):
     """How `log_prob` comes to its number where `density` alone does not say: which bound, how many draws."""
     nfe: int = 1
     """Network evaluations, one after the other, that a sample needs."""
+    complete_by_row: ClassVar[bool] = False
+    """Whether `_complete` takes a mask for each record."""
     chunk: int = CHUNK
     # (torch keeps its own `training`, a bool, on instances; ours lives on the class and is read there.)
     training: ClassVar[Training] = Training()  # pyright: ignore[reportIncompatibleVariableOverride, reportAssignmentType]
@@ -271,15 +274,17 @@ class Model(nn.Module, ABC):
         hook = self._hook("complete", options)
         x, given = partial(records, known, self.schema, spec, self.dtype)
         c, rng = self._condition(condition, len(x)), self._rng(generator, seed)
-        x = x.to(self.device)
-        # Records that miss the same entries are drawn together.
-        patterns, which = given.flatten(1).unique(dim=0, return_inverse=True)
+        x, given = x.to(self.device), given.to(self.device)
+        if self.complete_by_row:
+            groups = [(at, given[at]) for at in torch.arange(len(x), device=x.device).split(self.chunk)]
+        else:  # records that miss the same entries are drawn together
+            patterns, which = given.flatten(1).unique(dim=0, return_inverse=True)
+            groups = [(at, p.view(spec.shape)) for i, p in enumerate(patterns) for at in (which == i).nonzero()[:, 0].split(self.chunk)]
         with torch.no_grad():
-            for i, pattern in enumerate(patterns):
-                for at in (which == i).nonzero()[:, 0].split(self.chunk):
-                    x[at] = hook(x[at], pattern.view(spec.shape).to(self.device), None if c is None else c[at], rng, **options)
+            for at, known_ in groups:
+                x[at] = hook(x[at], known_, None if c is None else c[at], rng, **options)
         x = x.cpu()
-        return x if self.schema is None else restored(self.schema.decode(x), records, given, self.schema)
+        return x if self.schema is None else restored(self.schema.decode(x), records, given.cpu(), self.schema)
 
     # -- evaluate likelihood ------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ importance sampling (see `pushforward.ais`); one of them is taken with a probabi
 Hamiltonian steps that leave the density as it is. In the limit of many chains, or of many temperatures, the draws are exact.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ...ais import Annealing, Point, anneal, find_step_sizes, hmc, standard_normal
+from ...ais import Annealing, LogDensity, Point, anneal, find_step_sizes, hmc
 from ...bijections import Dequantise
 from ...rng import Rng
 
@@ -34,53 +35,58 @@ def complete(
     log_density: Callable[[Tensor, Tensor | None], Tensor],
     dequantise: Dequantise,
     x: Float[Tensor, "B D"],
-    known: Bool[Tensor, "D"],
+    known: Bool[Tensor, "B D"],
     c: Float[Tensor, "B C"] | None,
     how: Annealing,
     rng: Rng,
 ) -> Float[Tensor, "B D"]:
     """The records x with the entries outside `known` drawn anew.
 
-    `log_density` takes (y, c) to log p(y | c), (N,), row by row and differentiable.
+    `log_density` takes (y, c) to log p(y | c), (N,), row by row and differentiable. States v have the width of a record, whatever is known
+    of it, so that records of all patterns run together: v is y where an entry is unknown, the place in its cell where that alone is, and
+    stays a normal number, of which nothing hangs, where an entry is known whole.
     """
-    rows = x.repeat_interleave(how.chains, 0)
-    conditions = None if c is None else c.repeat_interleave(how.chains, 0)
-    placed = known & (dequantise.noise > 0)  # known entries of which only the cell is
-    n, m = int((~known).sum()), int(placed.sum())
+    discrete = dequantise.noise > 0
 
-    def assembled(v: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def repeated(a: Tensor) -> Tensor:
+        return a.repeat_interleave(how.chains, 0)
+
+    def assembled(v: Tensor, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """y, and log|dy_k/du_k| up to a constant: what unknown entries add to it is the same everywhere."""
-        u = torch.full_like(x, 0.5).masked_scatter(placed.expand_as(x), v[:, n:].sigmoid())
-        y, log_det = dequantise(x, u)
-        return torch.where(known, y, torch.zeros_like(y).masked_scatter(~known.expand_as(y), v[:, :n])), log_det
+        y, log_det = dequantise(x, torch.where(known & discrete, v.sigmoid(), 0.5))
+        return torch.where(known, y, v), log_det
 
-    def log_start(v: Tensor) -> Tensor:
-        w = v[:, n:]
-        return standard_normal(v[:, :n]) + (logsigmoid(w) + logsigmoid(-w)).sum(1)
+    def densities(x: Tensor, known: Tensor, c: Tensor | None) -> tuple[LogDensity, LogDensity]:
+        """Of the start, and of the target over it."""
+        placed = known & discrete
 
-    def log_rest(v: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
-        y, log_det = assembled(v, x)
-        return log_density(y, c) + log_det - standard_normal(v[:, :n])
+        def start(v: Tensor) -> Tensor:
+            return torch.where(placed, logsigmoid(v) + logsigmoid(-v), _normal(v)).sum(1)
 
-    def start() -> Tensor:
-        u = rng.rand(len(rows), m).clamp(1e-6, 1 - 1e-6)
-        return torch.cat([rng.randn(len(rows), n), u.logit()], 1).unflatten(0, (len(x), how.chains))
+        def rest(v: Tensor) -> Tensor:
+            y, log_det = assembled(v, x, known)
+            return log_density(y, c) + log_det - torch.where(known, 0.0, _normal(v)).sum(1)
 
-    def along(v: Tensor) -> Tensor:
-        return log_rest(v, rows, conditions)
+        return start, rest
 
-    sizes = find_step_sizes(log_start, along, start(), how, rng)
-    chains = anneal(log_start, along, start(), sizes, how, rng)
+    def draw() -> Tensor:
+        u = rng.rand(len(x) * how.chains, x.shape[1]).clamp(1e-6, 1 - 1e-6)
+        return torch.where(repeated(known & discrete), u.logit(), torch.special.ndtri(u)).unflatten(0, (len(x), how.chains))
+
+    log_start, log_rest = densities(repeated(x), repeated(known), None if c is None else repeated(c))
+    sizes = find_step_sizes(log_start, log_rest, draw(), how, rng)
+    chains = anneal(log_start, log_rest, draw(), sizes, how, rng)
     assert chains.end is not None
     # One chain of each record: the first at which the cumulative weights pass a uniform number.
     weights = chains.log_weights.softmax(1).cumsum(1)
     pick = (weights < rng.rand(len(x), 1).to(weights)).sum(1).clamp(max=how.chains - 1)
-    v = chains.end[torch.arange(len(x), device=pick.device), pick]
-
-    def of_own(v: Tensor) -> Tensor:
-        return log_rest(v, x, c)
-
-    at = Point.at(v, log_start, of_own)
+    log_start, log_rest = densities(x, known, c)
+    at = Point.at(chains.end[torch.arange(len(x), device=pick.device), pick], log_start, log_rest)
     for _ in range(MOVES):
-        at, _ = hmc(log_start, of_own, at, 1.0, sizes[-1][:, None], how.steps, rng)
-    return torch.where(known, x, dequantise.inverse(assembled(at.z, x)[0]))
+        at, _ = hmc(log_start, log_rest, at, 1.0, sizes[-1][:, None], how.steps, rng)
+    return torch.where(known, x, dequantise.inverse(assembled(at.z, x, known)[0]))
+
+
+def _normal(v: Tensor) -> Tensor:
+    """log N(v; 0, 1), entry by entry."""
+    return -0.5 * (v.square() + math.log(2 * math.pi))

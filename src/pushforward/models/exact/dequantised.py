@@ -41,6 +41,7 @@ START = 512
 class DequantisedFlow(GradientModel):
     """A flow f in front of a standard normal, for records of any support. A family makes `flow` and says what its noise is given."""
 
+    complete_by_row = True
     unsupported = {
         "posterior": "the code is a function of the record, so p(z | x) is a single point. Use encode(records).",
         "likelihood": "the record is a function of the code, so p(x | z) is a single point. Use decode(z) or log_prob(records).",
@@ -118,18 +119,16 @@ class DequantisedFlow(GradientModel):
                 f"{type(self).__name__} completes records where it knows log p(x), and here it estimates it. Ask for trace='exact', "
                 "or fit a maf_spline."
             )
-        if bool(known.all()):
-            return x
-        if not bool(known.any()):
-            return self._sample(len(x), c, rng)
-        how = Annealing(temperatures, chains, steps)
+        known = known.expand(x.shape)
+        whole, nothing = known.flatten(1).all(1), ~known.flatten(1).any(1)
+        x = x.clone()
+        if nothing.any():
+            x[nothing] = self._sample(int(nothing.sum()), None if c is None else c[nothing], rng)
         log_density = partial(self._log_density, rng=rng)
-        parts = torch.arange(len(x)).split(max(1, self.chunk // chains))
-        found = [
-            complete(log_density, self.dequantise, x[at].flatten(1), known.flatten(), None if c is None else c[at], how, rng)
-            for at in parts
-        ]
-        return torch.cat(found).view_as(x)
+        for at in (~whole & ~nothing).nonzero()[:, 0].split(max(1, self.chunk // chains)):
+            given = (x[at].flatten(1), known[at].flatten(1), None if c is None else c[at])
+            x[at] = complete(log_density, self.dequantise, *given, Annealing(temperatures, chains, steps), rng).view_as(x[at])
+        return x
 
     def _log_density(self, y: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
         """log p(y | c) of a record made continuous, (B,)."""
