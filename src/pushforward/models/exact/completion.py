@@ -27,6 +27,8 @@ from ...rng import Rng
 
 __all__ = ["complete"]
 
+FAR = 1e3
+"""Beyond this no state is proposed from, in standardised units or logits: a trajectory that left goes where flows overflow."""
 MOVES = 10
 """Hamiltonian steps at the end, after one chain of each record was taken."""
 
@@ -64,8 +66,11 @@ def complete(
             return torch.where(placed, logsigmoid(v) + logsigmoid(-v), _normal(v)).sum(1)
 
         def rest(v: Tensor) -> Tensor:
+            near = (v.abs() < FAR).all(1)  # and finite
+            v = torch.where(near[:, None], v, 0.0)
             y, log_det = assembled(v, x, known)
-            return log_density(y, c) + log_det - torch.where(known, 0.0, _normal(v)).sum(1)
+            value = log_density(y, c) + log_det - torch.where(known, 0.0, _normal(v)).sum(1)
+            return torch.where(near, value, -math.inf)
 
         return start, rest
 

@@ -125,7 +125,8 @@ class DequantisedFlow(GradientModel):
         if nothing.any():
             x[nothing] = self._sample(int(nothing.sum()), None if c is None else c[nothing], rng)
         log_density = partial(self._log_density, rng=rng)
-        for at in (~whole & ~nothing).nonzero()[:, 0].split(max(1, self.chunk // chains)):
+        some = (~whole & ~nothing).nonzero()[:, 0]
+        for at in some.split(max(1, self.chunk // chains)) if len(some) else ():
             given = (x[at].flatten(1), known[at].flatten(1), None if c is None else c[at])
             x[at] = complete(log_density, self.dequantise, *given, Annealing(temperatures, chains, steps), rng).view_as(x[at])
         return x
