@@ -281,8 +281,8 @@ class Model(nn.Module, ABC):
             patterns, which = given.flatten(1).unique(dim=0, return_inverse=True)
             groups = [(at, p.view(spec.shape)) for i, p in enumerate(patterns) for at in (which == i).nonzero()[:, 0].split(self.chunk)]
         with torch.no_grad():
-            for at, known_ in groups:
-                x[at] = hook(x[at], known_, None if c is None else c[at], rng, **options)
+            for at, mask in groups:
+                x[at] = hook(x[at], mask, None if c is None else c[at], rng, **options)
         x = x.cpu()
         return x if self.schema is None else restored(self.schema.decode(x), records, given.cpu(), self.schema)
 

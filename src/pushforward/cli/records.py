@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from . import output
-from .commands import ALL, OUT, OVERWRITE, SEED, _arg, _labels, _options_of, _verb_fields, command
+from .commands import ALL, OUT, OVERWRITE, SEED, _arg, _fit_fields, _labels, _options_of, _verb_fields, command
 from .derive import Groups, given
 
 __all__ = ["ALL"]
@@ -85,8 +85,6 @@ def complete(
 
 
 def _impute_fields(model: str | None) -> Groups:
-    from .commands import _fit_fields
-
     return [(name, [f for f in fields if f.name not in ("data", "seed", "missing")]) for name, fields in _fit_fields(model)]
 
 
