@@ -59,6 +59,8 @@ def impute(
 ) -> Imputed:
     """Fit a model to records with gaps, and fill them.
 
+    Raises `DataError` where nothing is missing, or a column has no value at all, and `Unsupported` where the family has no `complete`.
+
     Parameters
     ----------
     model
@@ -76,8 +78,6 @@ def impute(
         Options of `complete`, such as `{"temperatures": 30}` for rougher and quicker draws from a flow.
     training
         Options of `fit`, for each round.
-
-    Raises `DataError` where nothing is missing, or a column has no value at all, and `Unsupported` where the family has no `complete`.
 
     References
     ----------
