@@ -21,7 +21,7 @@ import pushforward as pf
 from pushforward.data.densities import Mixture2D
 from pushforward.metrics import mode_statistics
 
-RECORDS, FRESH, CELLS = 100_000, 50_000, 240
+RECORDS, FRESH, CELLS = 300_000, 50_000, 240
 
 
 def moons(sd: float = 0.1, each: int = 400) -> Mixture2D:

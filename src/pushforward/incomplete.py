@@ -65,7 +65,7 @@ def impute(
     ----------
     model
         A model that was not fitted, or a name of the catalog; a family that has `complete`, for what is missing in its records: any flow,
-        or `MADE(order="random", agnostic=True)`.
+        `MADE(order="random", agnostic=True)`, or a Gaussian mixture, which is the quickest.
     records
         A DataFrame with missing values, a float array (n, D) with NaN, or a file of either.
     rounds
@@ -92,7 +92,8 @@ def impute(
     model = create(model) if isinstance(model, str) else model
     if not model.supports("complete"):
         raise Unsupported(
-            f"{type(model).__name__} cannot draw what is missing given the rest. Fit a maf_spline, or MADE(order='random', agnostic=True)."
+            f"{type(model).__name__} cannot draw what is missing given the rest. Fit a gmm, a maf_spline or MADE(order='random', "
+            "agnostic=True)."
         )
     if isinstance(records, str) or hasattr(records, "__fspath__"):
         records, _ = read_records(records)

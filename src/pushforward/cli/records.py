@@ -103,7 +103,7 @@ def impute(ctx: click.Context, model: str, file: str, rounds: int, out: str | No
     """Fit a model to a table with gaps, and fill them: what is missing is drawn given what is there, in turns with the fit.
 
     Right where values are missing at random: where whether one is missing hangs on the rest of its row, not on the value itself. MODEL is
-    one that completes records: maf_spline or another flow, or made with --order random --agnostic.
+    one that completes records: gmm, maf_spline or another flow, or made with --order random --agnostic.
     """
     from ..incomplete import impute as run_all
     from ..models import create

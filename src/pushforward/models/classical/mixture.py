@@ -30,6 +30,7 @@ from ...model import ClosedFormModel
 from ...objective import Training
 from ...rng import Rng
 from ...store import Run, say
+from .conditioning import Given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,8 @@ class GaussianMixture(ClosedFormModel):
     -----
     `steps` (or `epochs`) counts EM iterations, 100 unless given; `minutes` is honoured to about one iteration. `encode` gives
     responsibilities p(k | x), (n, K), `posterior` the same as an exact `Categorical`; `decode` the mean under given responsibilities.
+    `complete` draws p(unknown | known) in closed form: a component by p(k | known), then its conditional Gaussian. A known entry of a
+    finite set fixes a cell, not a number: of `draws` places in it one is taken by its density, which is exact in the limit of many.
 
     Raises `Unsupported` for conditions that are vectors, not labels, and `DataError` when a mixture has fewer records than components.
     """
@@ -254,18 +257,47 @@ class GaussianMixture(ClosedFormModel):
 
     def _sample(self, n: int, c: Tensor | None, rng: Rng) -> Tensor:
         j = torch.zeros(n, dtype=torch.int64, device=self.means.device) if c is None else c.argmax(1)
-        k = rng.categorical(self.log_weights[j])
-        eps = rng.randn(n, self.means.shape[2])
-        y = self.means[j, k]
-        P = self.precision_factors
+        return self._decode_cells(self._drawn(j, rng.categorical(self.log_weights[j]), rng))
+
+    def _drawn(self, j: Tensor, k: Tensor, rng: Rng) -> Float[Tensor, "B D"]:
+        """Y ~ N(mu_jk, Sigma_jk) of class j's component k."""
+        y, P = self.means[j, k], self.precision_factors
+        eps = rng.randn(*y.shape)
         if P.ndim == 3:
-            return self._decode_cells(y + eps / P[j, k])
+            return y + eps / P[j, k]
         # Sigma = P^-T P^-1, so that P^-T eps has covariance Sigma; solved per component that was drawn.
         k = k if P.shape[1] > 1 else torch.zeros_like(k)
         for a, b in torch.stack([j, k], 1).unique(dim=0).tolist():
             rows = (j == a) & (k == b)
             y[rows] += torch.linalg.solve_triangular(P[a, b].T, eps[rows].T, upper=False).T
-        return self._decode_cells(y)
+        return y
+
+    def _complete(self, x: Tensor, known: Tensor, c: Tensor | None, rng: Rng, *, draws: int = 20) -> Tensor:
+        """A place in each known cell and a component, by their density given what is known; then that component's conditional."""
+        if draws < 1:
+            raise ConfigError(f"draws must be at least 1, got {draws}.")
+        seen = known.flatten()
+        if seen.all() or not seen.any():
+            return x if seen.all() else self._sample(len(x), c, rng)
+        n, K = len(x), self.log_weights.shape[1]
+        places = draws if self.cells[seen].any() else 1
+        j = torch.zeros(n, dtype=torch.int64, device=x.device) if c is None else c.argmax(1)
+        y = self._encode_cells(x.repeat_interleave(places, 0), rng).unflatten(0, (n, places))
+        factors = {a: [Given(P, seen) for P in self.precision_factors[a]] for a in j.unique().tolist()}
+        log_joint = y.new_empty(n, places, K, dtype=torch.float64)
+        for a, given in factors.items():
+            rows = (j == a).nonzero()[:, 0]
+            for b, mu in enumerate(self.means[a]):
+                log_p = given[b % len(given)].log_prob((y[rows] - mu)[..., seen].flatten(0, 1))
+                log_joint[rows, :, b] = self.log_weights[a, b] + log_p.view(-1, places)
+        pick = rng.categorical(log_joint.flatten(1))
+        y, k = y[torch.arange(n, device=x.device), pick.div(K, rounding_mode="floor")], pick % K
+        drawn = self._drawn(j, k, rng)
+        for a, b in torch.stack([j, k], 1).unique(dim=0).tolist():
+            rows = ((j == a) & (k == b)).nonzero()
+            moved = factors[a][b % len(factors[a])].carried((y - drawn)[rows[:, 0]][:, seen])
+            drawn[rows, (~seen).nonzero()[:, 0]] += moved.to(drawn)
+        return torch.where(known, x, self._decode_cells(drawn))
 
     def _encode(self, x: Tensor, c: Tensor | None) -> Float[Tensor, "B K"]:
         return self._joint(self._encode_cells(x, None), c).softmax(1)
