@@ -227,7 +227,7 @@ def test_two_entries_are_completed_together():
 
 def test_a_known_cell_is_a_place_that_is_not_known():
     """P(x_0 | x_1, x_2) of four levels, given one of two values and a real: products of normal masses of cells, summed over components.
-    The outer cells of what is drawn reach to infinity. 20,000 draws, five standard errors; 200 places bend it by less than 1 / 200 of it."""
+    The outer cells of what is drawn reach to infinity. 20,000 draws, five standard errors; 200 places bend it by less than 1 / 200."""
     spec = DataSpec("points", (3,), (levels(4), BINARY, REAL))
     model = random_mixture(spec, "diag")
     model.means[0, :, :2] = torch.tensor([[-0.6, 0.2], [0.1, 0.6], [0.7, -0.5]])
