@@ -1,11 +1,12 @@
 """A round of a GAN (critic, then generator) through `fit`, beside loops that one would write by hand with the same networks and losses.
 
-Four games: DCGAN on 1 x 28 x 28 (batch normalisation in both players), DCGAN networks without it on 3 x 32 x 32 with the plain loss, the
-same with the Wasserstein gradient penalty, and the default for points (relativistic, R1 and R2). The loops by hand use torch's own layers
-and autograd, fused Adam and batches by index, with channels last for images; for images a second loop is as such loops are usually written:
-contiguous memory, Adam as it comes, records and samples in a pass each, the generator trained on the samples that the critic has just seen,
-and gradients of the critic in its step that nobody uses. Contenders run in turn in one process, each for a short and a long call; the
-difference is what its rounds cost. Targets: 1.02x of the loop by hand, and for DCGAN 0.8x of the usual one, in float32 and in bf16.
+Four games: DCGAN on 1 x 28 x 28 (batch normalisation in both players, the generator trained on the samples that the critic has just seen),
+DCGAN networks without normalisation on 3 x 32 x 32 with the plain loss and fresh samples, the same with the Wasserstein gradient penalty,
+and the default for points (relativistic, R1 and R2). The loops by hand use torch's own layers and autograd, fused Adam and batches by
+index, with channels last for images; for images a second loop is as such loops are usually written: contiguous memory, Adam as it comes,
+records and samples in a pass each, samples seen twice, and gradients of the critic in the generator's step that nobody uses. Contenders
+run in turn in one process, each for a short and a long call; the difference is what its rounds cost. Targets: 1.02x of the loop by hand,
+and for DCGAN 0.8x of the usual one, in float32 and in bf16.
 
     python benchmarks/gan_steps.py [--only DCGAN]
 """
@@ -30,7 +31,7 @@ CHANNELS, NOISE = 32, 64
 ADAM: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999)}
 PLAIN: dict[str, Any] = {"relativistic": False, "r1": 0.0, "r2": 0.0, "rounding": "soft"}
 GAMES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
-    "DCGAN": (64, 2, 12, {**PLAIN, "channels": 64, "noise_dim": 100, "norm": "both"}),
+    "DCGAN": (64, 2, 12, {**PLAIN, "channels": 64, "noise_dim": 100, "norm": "both", "reuse": True}),
     "images": (64, 2, 12, PLAIN),
     "images, gradient penalty": (64, 2, 12, {**PLAIN, "loss": "wasserstein"}),
     "points": (256, 20, 220, {"anneal": 1.0}),
@@ -61,7 +62,7 @@ def slope(critic: nn.Module, u: Tensor) -> Tensor:
 
 def images_by_hand(x: Tensor, batch: int, hyper: dict[str, Any], usual: bool, rounds: int) -> None:
     layout = torch.contiguous_format if usual else torch.channels_last
-    penalty, noise = "loss" in hyper, hyper.get("noise_dim", NOISE)
+    penalty, noise, reuse = "loss" in hyper, hyper.get("noise_dim", NOISE), usual or "reuse" in hyper
     _, depth, side, _ = x.shape
     nets = dcgan(depth, side, hyper.get("channels", CHANNELS), noise, "norm" in hyper)
     generator, critic = (net.to(memory_format=layout) for net in nets)  # pyright: ignore[reportCallIssue]
@@ -69,7 +70,7 @@ def images_by_hand(x: Tensor, batch: int, hyper: dict[str, Any], usual: bool, ro
     order = itertools.chain.from_iterable(torch.randperm(len(x)).split(batch)[:-1] for _ in itertools.count())
     for _ in range(rounds):
         real = x[next(order)].contiguous(memory_format=layout)
-        with torch.set_grad_enabled(usual):
+        with torch.set_grad_enabled(reuse):
             made = generator(torch.randn(batch, noise))
         fake = made.detach()
         critic.requires_grad_(True)
@@ -80,7 +81,7 @@ def images_by_hand(x: Tensor, batch: int, hyper: dict[str, Any], usual: bool, ro
             loss = loss + 10 * ((slope(critic, (e * real + (1 - e) * fake).requires_grad_()) + 1e-12).sqrt() - 1).square().mean()
         step(loss, optimizers[0])
         critic.requires_grad_(usual)
-        f = critic(made if usual else generator(torch.randn(batch, noise)))
+        f = critic(made if reuse else generator(torch.randn(batch, noise)))
         step(-f.mean() if penalty else softplus(-f).mean(), optimizers[1])
 
 

@@ -55,6 +55,9 @@ class GAN(GradientModel):
         Whether the critic judges the difference of a record and a sample (Jolicoeur-Martineau 2018; Huang et al. 2024).
     critic_steps
         Steps of the critic for each of the generator (Goodfellow et al. 2014 use 1, Gulrajani et al. 2017 use 5).
+    reuse
+        Whether the generator is trained on the samples that the critic has just judged, beside the records that it judged them with, as
+        loops by hand are, or on fresh ones. It saves one pass of the generator a round: a tenth of a DCGAN's time.
     noise_dim
         Dimensions of z; None takes 2 for points and 64 otherwise.
     noise
@@ -150,6 +153,7 @@ class GAN(GradientModel):
         loss: LossName | str = "non-saturating",
         relativistic: bool = True,
         critic_steps: int = 1,
+        reuse: bool = False,
         noise_dim: int | None = None,
         noise: Literal["normal", "uniform"] = "normal",
         network: Literal["auto", "mlp", "conv", "residual"] = "auto",
@@ -180,7 +184,7 @@ class GAN(GradientModel):
     ):
         super().__init__()
         self.loss, self.relativistic = loss, relativistic
-        self.critic_steps = critic_steps
+        self.critic_steps, self.reuse = critic_steps, reuse
         self.noise_dim, self.noise = noise_dim, noise
         self.network, self.hidden, self.critic_hidden, self.channels, self.fourier = network, hidden, critic_hidden, channels, fourier
         self.norm, self.spectral, self.conditioning, self.pack = norm, spectral, conditioning, pack
@@ -207,6 +211,7 @@ class GAN(GradientModel):
         condition = None if self.schema is None else self.schema.condition
         if self.conditioning == "auxiliary" and condition is not None and condition.kind != "classes":
             raise ConfigError(f"conditioning='auxiliary' tells classes, and {condition.name!r} is a number. Take 'input' or 'projection'.")
+        self._made: Tensor | None = None
         self.game = Game(self.loss, self.relativistic)
         self._check()
         self._features = Features(spec)
@@ -276,7 +281,7 @@ class GAN(GradientModel):
         after = None if self.clip_weights is None else self._clip
         return (
             Objective("critic", (self.critic_net,), self._critic_loss, steps=self.critic_steps, validate=False, settings=own, after=after),
-            Objective("generator", (self.generator_net,), self._generator_loss, validate=False),
+            Objective("generator", (self.generator_net,), self._generator_loss, validate=False, fresh=not self.reuse),
         )
 
     @torch.no_grad()
@@ -296,9 +301,14 @@ class GAN(GradientModel):
         return *weights(self.loss, given, remains, bounded=bounded, usual=1.0 if points else 3.0), self.roth * remains
 
     def _critic_loss(self, batch: Batch) -> Loss:
-        with torch.no_grad():
-            y = self._fake(batch)
-        return self._judged(self.critic_net, batch, y)
+        if self.reuse:  # they keep the generator's graph, although its parameters are not trained while the critic's are
+            self.generator_net.requires_grad_(True)
+            y = self._made = self._fake(batch)
+            self.generator_net.requires_grad_(False)
+        else:
+            with torch.no_grad():
+                y = self._fake(batch)
+        return self._judged(self.critic_net, batch, y.detach())
 
     def _judged(self, critic: nn.Module, batch: Batch, y: Tensor) -> Loss:
         """What `critic` (the network, or itself some steps from now) minimises where the samples are y."""
@@ -316,7 +326,8 @@ class GAN(GradientModel):
 
     def _generator_loss(self, batch: Batch) -> Loss:
         packed = self.critic_net.packed
-        y, c = self._fake(batch), None if batch.c is None else packed(batch.c)
+        y, c = self._fake(batch) if self._made is None else self._made, None if batch.c is None else packed(batch.c)
+        self._made = None
         critic: nn.Module = self.critic_net
         if self.unroll:
             critic = unrolled(critic, lambda net: self._judged(net, batch, y).per_record.mean(), self.unroll, self.unroll_lr)
