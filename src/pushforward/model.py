@@ -268,7 +268,8 @@ class Model(nn.Module, ABC):
 
         `known` is a mask in the form of one record, or one for each: what it leaves out is redrawn (for a table, the names of the known
         columns). None takes NaN, or missing values, for what is not known. `generator`, `seed` and `options` as in `sample`.
-        Raises `Unsupported` where the family has no exact way for these entries.
+        How, and whether the draws are exact or so in the limit of many particles, chains or places, is the family's own to say.
+        Raises `Unsupported` where it has no way for these entries.
         """
         spec = self._ready("complete")
         hook = self._hook("complete", options)

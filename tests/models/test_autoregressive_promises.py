@@ -221,16 +221,6 @@ def test_completions_follow_the_conditional_of_the_enumerated_joint(family: str,
     matches(samples, x, p / p.sum())
 
 
-@pytest.mark.parametrize("family", ["pixelcnn", "pixelrnn, diagonal", "nade", "made", "pixelcnn++"])
-def test_a_known_pixel_after_an_unknown_one_is_refused(family: str) -> None:
-    from pushforward.errors import Unsupported
-
-    model = rough(family, image(1, 2, 3), torch.float32)
-    with pytest.raises(Unsupported) as error:
-        model.complete(torch.zeros(2, 1, 2, 3), ~KNOWN)
-    assert all(w in str(error.value) for w in ("come last in its order", "agnostic=True"))
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_label_changes_the_probabilities_and_the_samples(family: str) -> None:
     spec = image(1, 3, 4, condition=2)

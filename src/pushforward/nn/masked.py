@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .moving import Moved, move
+
 __all__ = ["MaskedLinear", "MaskedMLP"]
 
 
@@ -125,9 +127,11 @@ class MaskedMLP(nn.Module):
         return y if c is None else y + self.condition[-1](c)
 
     @torch.no_grad()
-    def incremental(self, n: int, c: Float[Tensor, "n cond"] | None, choose: Callable[[int, Tensor], Tensor]) -> None:
+    def incremental(
+        self, n: int, c: Float[Tensor, "n cond"] | None, choose: Callable[[int, Tensor], Tensor], moved: Moved | None = None
+    ) -> None:
         """Visit the variables in order: `choose(d, parameters (n, out_widths[d]))` returns the features (n, in_widths[d]) of the value
-        it chose.
+        it chose. `moved` says which rows go on in place of others (see `moving`).
 
         The parameters equal those of `forward` on the chosen features, up to rounding. Each hidden unit is computed once: records are
         columns, and step r appends the rows of degree r to each layer's activations, (units, n).
@@ -171,7 +175,10 @@ class MaskedMLP(nn.Module):
             y = torch.addmm(base, weight.narrow(1, 0, width), below)
             if straight is not None:
                 y = torch.addmm(y, straight[d].narrow(1, 0, known), seen)
-            places[r].copy_(choose(d, y.t()).t())
+            value, index = choose(d, y.t()).t(), None if moved is None else moved()
+            if index is not None:
+                move(index, 1, features, *units)
+            places[r].copy_(value)
             known += self.in_widths[d]
 
     def _base(self, layer: MaskedLinear, i: int, n: int, c: Tensor | None) -> Tensor:

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .gate import Frame, framed, gate, gated, residual
+from .moving import Moved, move
 
 __all__ = ["GatedPixelCNN"]
 
@@ -145,10 +146,15 @@ class GatedPixelCNN(nn.Module):
 
     @torch.no_grad()
     def incremental(
-        self, n: int, size: tuple[int, int], c: Float[Tensor, "n cond"] | None, choose: Callable[[int, int, int, Tensor], Tensor]
+        self,
+        n: int,
+        size: tuple[int, int],
+        c: Float[Tensor, "n cond"] | None,
+        choose: Callable[[int, int, int, Tensor], Tensor],
+        moved: Moved | None = None,
     ) -> None:
         """Visit channel g of pixel (i, j) in raster order: `choose(g, i, j, parameters (P, n))` returns the features (E, n) of the
-        values it chose, or (n,) when E is 1.
+        values it chose, or (n,) when E is 1. `moved` says which rows go on in place of others (see `moving`).
 
         The parameters equal those of `forward` on the chosen features, up to rounding. Every activation is computed once: the vertical
         stack once per row, over the rows still within reach; the horizontal stack once per pixel and channel, one product per layer over
@@ -185,6 +191,11 @@ class GatedPixelCNN(nn.Module):
                     (w1, b1), (w2, b2) = head1[g], head2[g]
                     torch.addmm(b1, w1, top[:upto].relu(), out=middle[own])
                     value = choose(g, i, j, torch.addmm(b2, w2, middle[:upto].relu())).reshape(E, n)
+                    index = None if moved is None else moved()
+                    if index is not None:
+                        move(index, 0, done, *rows)
+                        for t in (top, middle, *gated, *past, *above):
+                            move(index, t.ndim - 1, t)
                     here[0][g * E : (g + 1) * E] = value
                     done[:, g * E : (g + 1) * E, j] = value.T
 

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .moving import Moved, move
+
 __all__ = ["PixelCNNPPNetwork"]
 
 
@@ -265,9 +267,15 @@ class PixelCNNPPNetwork(nn.Module):
 
     @torch.no_grad()
     def incremental(
-        self, n: int, size: tuple[int, int], c: Float[Tensor, "n cond"] | None, choose: Callable[[int, int, Tensor], Tensor]
+        self,
+        n: int,
+        size: tuple[int, int],
+        c: Float[Tensor, "n cond"] | None,
+        choose: Callable[[int, int, Tensor], Tensor],
+        moved: Moved | None = None,
     ) -> None:
         """Visit pixel (i, j) in raster order: `choose(i, j, parameters (n, P))` returns the features (n, C) of the values it chose.
+        `moved` says which rows go on in place of others (see `moving`).
 
         The parameters equal those of `forward` on the chosen features, up to rounding. Every activation is computed once: u a row at a
         time, l a pixel at a time.
@@ -284,4 +292,10 @@ class PixelCNNPPNetwork(nn.Module):
                 pixels.j = j
                 first = above[..., j : j + 1] + self.l_left(xp[:, :, i + 1 : i + 3, j : j + 1])
                 v, _ = self.l.run(first, others, pixels)
-                xp[:, :-1, i + 2, j + 1] = choose(i, j, self.head(F.elu(v))[:, :, 0, 0])
+                value, index = choose(i, j, self.head(F.elu(v))[:, :, 0, 0]), None if moved is None else moved()
+                if index is not None:
+                    # What a convolution keeps may be one of the others: each tensor once.
+                    move(index, 0, *{id(t): t for t in (xp, above, *others, *rows.last.values()) if t is not None}.values())
+                    for conv, t in pixels.kept.items():
+                        move(index, 1 if isinstance(conv, Doubled) else 2, t)
+                xp[:, :-1, i + 2, j + 1] = value

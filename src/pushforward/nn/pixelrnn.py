@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .moving import Moved, move
 from .pixelcnn import GroupedConv
 
 __all__ = ["PixelRNNNetwork"]
@@ -178,10 +179,15 @@ class PixelRNNNetwork(nn.Module):
 
     @torch.no_grad()
     def incremental(
-        self, n: int, size: tuple[int, int], c: Float[Tensor, "n cond"] | None, choose: Callable[[int, int, int, Tensor], Tensor]
+        self,
+        n: int,
+        size: tuple[int, int],
+        c: Float[Tensor, "n cond"] | None,
+        choose: Callable[[int, int, int, Tensor], Tensor],
+        moved: Moved | None = None,
     ) -> None:
         """Visit channel g of pixel (i, j) in raster order: `choose(g, i, j, parameters (P, n))` returns the features (E, n) of the
-        values it chose, or (n,) when E is 1.
+        values it chose, or (n,) when E is 1. `moved` says which rows go on in place of others (see `moving`).
 
         The parameters equal those of `forward` on the chosen features, up to rounding. States are kept, so a pixel costs one step of each
         LSTM; with C channels its C steps are made anew for each, since a group's features depend on the channels before it.
@@ -203,6 +209,11 @@ class PixelRNNNetwork(nn.Module):
                         v = walk.step(j, v)
                     y = F.relu(F.relu(v) @ w1 + b1) @ w2 + b2
                     value = choose(g, i, j, y[:, g * self.out : (g + 1) * self.out].T).reshape(E, n)
+                    index = None if moved is None else moved()
+                    if index is not None:
+                        move(index, 0, x)
+                        for walk in walks:
+                            move(index, 1, *walk.kept())
                     x[:, g * E : (g + 1) * E, i + 3, j + 3] = value.T
 
 
@@ -222,6 +233,10 @@ class _Walk:
         self.inputs = new(W + layer.reach - 1, n, 2 * h)
         self.h, self.cell, self.above, self.cell_above, self.right = (new(W, n, h) for _ in range(5))
         self.states: Tensor | None = None
+
+    def kept(self) -> list[Tensor]:
+        """All that is kept of the records, (.., n, ..)."""
+        return [t for t in (self.inputs, self.h, self.cell, self.above, self.cell_above, self.right, self.states) if t is not None]
 
     def next_row(self) -> None:
         """What a new row needs of the one just finished."""

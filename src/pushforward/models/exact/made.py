@@ -16,7 +16,8 @@ from ...nn.masked import MaskedMLP
 from ...nn.orders import Ordering, reordered, under
 from ...rng import Rng
 from ...train import Batch, Loss, Objective, Training
-from .sequential import ROUNDING, UNSUPPORTED, check_temperature, draw, enumerated, known_first, not_last, roughened
+from .particles import Particles, filtered
+from .sequential import ROUNDING, UNSUPPORTED, check_temperature, draw, enumerated, known_first, roughened
 
 __all__ = ["MADE"]
 
@@ -36,7 +37,8 @@ class MADE(GradientModel):
 
     With several `masks` the density is their mean, p(x) = (1/M) sum_m p_m(x): still exact, and never worse in mean log-probability than
     the mean of the members (Jensen). `complete` draws p_o(unknown | known) in an order o in which all that is known comes first: one of
-    its own, or any order when it is `agnostic` and random; with several masks this is the conditional of that member alone.
+    its own, or any order when it is `agnostic` and random; with several masks this is the conditional of that member alone. Where there is
+    no such order, a filter of `particles` draws p(unknown | known) of the mean: exact in the limit of many.
 
     Reference: Germain, Gregor, Murray, Larochelle 2015, MADE: Masked Autoencoder for Distribution Estimation, section 4.
 
@@ -154,35 +156,66 @@ class MADE(GradientModel):
         return x
 
     def _complete(
-        self, x: Tensor, known: Tensor, c: Tensor | None, rng: Rng, *, temperature: float = 1.0, incremental: bool = True
+        self,
+        x: Tensor,
+        known: Tensor,
+        c: Tensor | None,
+        rng: Rng,
+        *,
+        temperature: float = 1.0,
+        particles: int = 64,
+        incremental: bool = True,
     ) -> Tensor:
-        """Draw what is not known, in an order that has the known entries first. Raises `Unsupported` when the model has no such order."""
+        """Draw what is not known, in an order that has the known entries first; where the model has none, by a filter of `particles`."""
         flat = known.flatten().cpu()
         own = [o for o in self.orderings if known_first(flat, o.sequence)]
         if not own and not (self.agnostic and self.order == "random"):
-            instead = "Fit MADE(order='random', agnostic=True), which serves every order, or leave other entries unknown."
-            raise not_last(self, f"{self.order}, {len(self.orderings)} of them" if len(self.orderings) > 1 else self.order, instead)
+            return self._filtered(x, flat, c, rng, temperature, particles, incremental)
         ordering = own[0] if own else self.orderings[0]
         if not own:
             sequence = sorted(ordering.sequence, key=lambda d: not flat[d])  # stable: the known ones first, each part in its own order
             ordering = Ordering(sequence, ordering.units)
         return self._drawn(x, flat, c, rng, ordering, temperature, incremental)
 
-    def _drawn(
-        self, given: Tensor, known: Tensor, c: Tensor | None, rng: Rng, ordering: Ordering, temperature: float, incremental: bool
+    def _filtered(
+        self, x: Tensor, known: Tensor, c: Tensor | None, rng: Rng, temperature: float, particles: int, incremental: bool
     ) -> Tensor:
-        """The records (n, *shape) with the entries outside `known` (D,) drawn one by one in this ordering."""
+        """By a filter in each ordering, of which one is taken in proportion to its estimate of p(known): p is the mean of the members."""
+        found = []
+        for ordering in self.orderings:
+
+            def draw(x: Tensor, c: Tensor | None, swarm: Particles, ordering: Ordering = ordering) -> Tensor:
+                return self._drawn(x, known, c, rng, ordering, 1.0, incremental, swarm)
+
+            found.append(filtered(draw, x, c, rng, particles=particles, temperature=temperature, rows=self.chunk))
+        which = rng.categorical(torch.stack([evidence for _, evidence in found], 1))
+        return torch.stack([drawn for drawn, _ in found])[which, torch.arange(len(x), device=x.device)]
+
+    def _drawn(
+        self,
+        given: Tensor,
+        known: Tensor,
+        c: Tensor | None,
+        rng: Rng,
+        ordering: Ordering,
+        temperature: float,
+        incremental: bool,
+        swarm: Particles | None = None,
+    ) -> Tensor:
+        """The records (n, *shape) with the entries outside `known` (D,) drawn one by one in this ordering; rows of a `swarm`, if any."""
         check_temperature(temperature)
         x = torch.where(known.to(given.device), given.flatten(1), 0)
 
         def choose(d: int, params: Tensor) -> Tensor:
             if not known[d]:
                 x[:, d] = draw(self.columns.likelihoods[d], params, rng, temperature)
+            elif swarm is not None:
+                swarm.weigh(self.columns.likelihoods[d].log_prob(params, x[:, d]), x)
             return self.encoders[d].encode(x[:, d : d + 1])
 
         if incremental:
             net = self.net if ordering is self.orderings[0] else reordered(self.net, ordering)
-            net.incremental(len(x), c, choose)
+            net.incremental(len(x), c, choose, None if swarm is None else swarm.moved)
         else:
             for d in ordering.sequence:
                 choose(d, self._params(x.view_as(given), c, ordering)[:, self.columns.slices[d]])

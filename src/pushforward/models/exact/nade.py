@@ -22,7 +22,8 @@ from ...model import GradientModel
 from ...nn.masked import ranks, sequence_of
 from ...rng import Rng
 from ...train import Batch, Loss, Objective, Training
-from .sequential import ROUNDING, UNSUPPORTED, check_temperature, draw, enumerated, known_first, not_last, roughened
+from .particles import Particles, filtered
+from .sequential import ROUNDING, UNSUPPORTED, check_temperature, draw, enumerated, known_first, roughened
 
 __all__ = ["NADE"]
 
@@ -168,26 +169,51 @@ class NADE(GradientModel):
         return self._drawn(x, torch.zeros(self.spec.dim, dtype=torch.bool), c, rng, temperature, incremental)
 
     def _complete(
-        self, x: Tensor, known: Tensor, c: Tensor | None, rng: Rng, *, temperature: float = 1.0, incremental: bool = True
+        self,
+        x: Tensor,
+        known: Tensor,
+        c: Tensor | None,
+        rng: Rng,
+        *,
+        temperature: float = 1.0,
+        particles: int = 64,
+        incremental: bool = True,
     ) -> Tensor:
-        """Draw what is not known. Raises `Unsupported` unless it comes last in the order."""
+        """Draw what is not known, exactly where it comes last in the order, and by a filter of `particles` elsewhere."""
         flat = known.flatten().cpu()
-        if not known_first(flat, self.sequence):
-            raise not_last(self, self.order, "Fit MADE(order='random', agnostic=True), which serves every order.")
-        return self._drawn(x, flat, c, rng, temperature, incremental)
+        if known_first(flat, self.sequence):
+            return self._drawn(x, flat, c, rng, temperature, incremental)
 
-    def _drawn(self, given: Tensor, known: Tensor, c: Tensor | None, rng: Rng, temperature: float, incremental: bool) -> Tensor:
-        """The records (n, *shape) with the entries outside `known` (D,) drawn one by one."""
+        def draw(x: Tensor, c: Tensor | None, swarm: Particles) -> Tensor:
+            return self._drawn(x, flat, c, rng, 1.0, incremental, swarm)
+
+        return filtered(draw, x, c, rng, particles=particles, temperature=temperature, rows=self.chunk)[0]
+
+    def _drawn(
+        self,
+        given: Tensor,
+        known: Tensor,
+        c: Tensor | None,
+        rng: Rng,
+        temperature: float,
+        incremental: bool,
+        swarm: Particles | None = None,
+    ) -> Tensor:
+        """The records (n, *shape) with the entries outside `known` (D,) drawn one by one; the rows are those of a `swarm`, if any."""
         check_temperature(temperature)
         x = torch.where(known.to(given.device), given.flatten(1), 0)
         a, out = self.net.given(c, len(x))
         for r, d in enumerate(self.sequence):
-            if not known[d]:
+            if not known[d] or swarm is not None:
                 if incremental:
                     params = torch.addmm(out[:, r], self.net.activation(a), self.net.V[r].T)[:, : self.params[d]]
                 else:
                     params = self._params(x.view_as(given), c)[:, self.columns.slices[d]]
-                x[:, d] = draw(self.columns.likelihoods[d], params, rng, temperature)
+                if not known[d]:
+                    x[:, d] = draw(self.columns.likelihoods[d], params, rng, temperature)
+                elif swarm is not None:
+                    index = swarm.weigh(self.columns.likelihoods[d].log_prob(params, x[:, d]), x)
+                    a = a if index is None else a[index]
             a = torch.addmm(a, self.encoders[d].encode(x[:, d : d + 1]), self.net.W[r, : self.widths[d]])
         return x.view_as(given)
 

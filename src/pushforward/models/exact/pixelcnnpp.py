@@ -15,8 +15,9 @@ from ...model import GradientModel
 from ...nn.pixelcnnpp import PixelCNNPPNetwork
 from ...rng import Rng
 from ...train import Batch, Loss, Objective, Training
-from .pixels import INSTEAD, raster, refusal
-from .sequential import ROUNDING, UNSUPPORTED, check_temperature, enumerated, known_first, not_last, pick, roughened
+from .particles import Particles
+from .pixels import completed, refusal
+from .sequential import ROUNDING, UNSUPPORTED, check_temperature, enumerated, pick, roughened
 
 __all__ = ["PixelCNNPP"]
 
@@ -117,16 +118,30 @@ class PixelCNNPP(GradientModel):
         return self._drawn(rng.rand(n, *self.spec.shape), None, nothing, c, temperature, incremental)
 
     def _complete(
-        self, x: Tensor, known: Tensor, c: Tensor | None, rng: Rng, *, temperature: float = 1.0, incremental: bool = True
+        self,
+        x: Tensor,
+        known: Tensor,
+        c: Tensor | None,
+        rng: Rng,
+        *,
+        temperature: float = 1.0,
+        particles: int = 64,
+        incremental: bool = True,
     ) -> Tensor:
-        """Draw the pixels after the last known one. Raises `Unsupported` when an unknown one comes before it."""
-        order = raster(known)
-        if not known_first(order, range(len(order))):
-            raise not_last(self, "row by row, from the top left", INSTEAD)
-        return self._drawn(rng.rand(*x.shape), x, known.cpu(), c, temperature, incremental)
+        """Pixels after the last known one are drawn exactly; where a known one comes after an unknown one, by a filter of `particles`."""
+        return completed(self._drawn, x, known, c, rng, temperature, particles, self.chunk, incremental)
 
-    def _drawn(self, u: Tensor, given: Tensor | None, known: Tensor, c: Tensor | None, temperature: float, incremental: bool) -> Tensor:
-        """Each entry at which its cumulative probabilities pass u, or as `given` where known."""
+    def _drawn(
+        self,
+        u: Tensor,
+        given: Tensor | None,
+        known: Tensor,
+        c: Tensor | None,
+        temperature: float,
+        incremental: bool,
+        swarm: Particles | None = None,
+    ) -> Tensor:
+        """Each entry at which its cumulative probabilities pass u, or as `given` where known; the rows are those of a `swarm`, if any."""
         check_temperature(temperature)
         n, C, H, W = u.shape
         x, values = torch.zeros_like(u), self.values.to(u)
@@ -139,14 +154,20 @@ class PixelCNNPP(GradientModel):
                 # p(x_g | x_{<g}) is a mixture too, its weights pi_k times what member k gave the channels before: (n, values).
                 each = self.family.log_prob(of[:, None], values[:, None])
                 logits = torch.logsumexp(log_w[:, None] + each, -1)
-                keep = given is not None and bool(known[g, i, j])
-                x[:, g, i, j] = given[:, g, i, j] if keep and given is not None else pick(logits.T, u[:, g, i, j], temperature)
+                if given is None or not known[g, i, j]:
+                    x[:, g, i, j] = pick(logits.T, u[:, g, i, j], temperature)
+                else:
+                    x[:, g, i, j] = given[:, g, i, j]
+                    p = logits.log_softmax(1).gather(1, x[:, g, i, j].long()[:, None])[:, 0]
+                    index = None if swarm is None else swarm.weigh(p, x)
+                    if index is not None:
+                        log_w, theta, a, y, each = log_w[index], theta[index], a[index], y[index], each[index]
                 log_w = log_w + each.gather(1, x[:, g, i, j].long()[:, None, None].expand(-1, 1, self.K))[:, 0]
                 y[:, g] = self.features.encode(x[:, g : g + 1, i, j])[:, 0]
             return y
 
         if incremental:
-            self.net.incremental(n, (H, W), c, choose)
+            self.net.incremental(n, (H, W), c, choose, None if swarm is None else swarm.moved)
         else:
             for i, j in itertools.product(range(H), range(W)):
                 choose(i, j, self.net(self.features.encode(x), c)[:, i, j])

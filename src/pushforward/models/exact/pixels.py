@@ -2,6 +2,7 @@
 
 import itertools
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,9 +14,8 @@ from ...likelihoods import Bernoulli, Categorical
 from ...model import GradientModel
 from ...rng import Rng
 from ...train import Batch, Loss, Objective
-from .sequential import UNSUPPORTED, check_temperature, known_first, not_last, pick
-
-INSTEAD = "Leave unknown the pixels that come last (a lower part of the image), or fit made with agnostic=True, which takes any part."
+from .particles import Particles, filtered
+from .sequential import UNSUPPORTED, check_temperature, known_first, pick
 
 
 def refusal(name: str, spec: DataSpec, values: tuple[str, ...] = ("binary", "levels", "categories")) -> str | None:
@@ -34,11 +34,33 @@ def raster(known: Tensor) -> Tensor:
     return known.movedim(0, -1).flatten()
 
 
+def completed(
+    drawn: Callable[..., Tensor],
+    x: Tensor,
+    known: Tensor,
+    c: Tensor | None,
+    rng: Rng,
+    temperature: float,
+    particles: int,
+    rows: int,
+    incremental: bool,
+) -> Tensor:
+    """Images x with the pixels outside `known` (C, H, W) drawn by `drawn(u, given, known, c, temperature, incremental, swarm)`."""
+    order, there = raster(known), known.cpu()
+    if known_first(order, range(len(order))):
+        return drawn(rng.rand(*x.shape), x, there, c, temperature, incremental)
+
+    def draw(x: Tensor, c: Tensor | None, swarm: Particles) -> Tensor:
+        return drawn(rng.rand(*x.shape), x, there, c, 1.0, incremental, swarm)
+
+    return filtered(draw, x, c, rng, particles=particles, temperature=temperature, rows=rows)[0]
+
+
 class PixelModel(GradientModel):
     """log p(x | c) = sum over pixels (i, j) and channels g of log p(x_{gij} | all before, c), in raster order, channels within a pixel.
 
     A family writes `_network`. Its network maps features (B, C E, H, W) and c to the parameters (B, C, H, W, P) of each entry, and its
-    `incremental(n, (H, W), c, choose)` visits the entries in order, keeping what it has computed.
+    `incremental(n, (H, W), c, choose, moved)` visits the entries in order, keeping what it has computed.
     """
 
     density = "exact"
@@ -92,28 +114,46 @@ class PixelModel(GradientModel):
         return self._drawn(rng.rand(n, *self.spec.shape), None, nothing, c, temperature, incremental)
 
     def _complete(
-        self, x: Tensor, known: Tensor, c: Tensor | None, rng: Rng, *, temperature: float = 1.0, incremental: bool = True
+        self,
+        x: Tensor,
+        known: Tensor,
+        c: Tensor | None,
+        rng: Rng,
+        *,
+        temperature: float = 1.0,
+        particles: int = 64,
+        incremental: bool = True,
     ) -> Tensor:
-        """Draw the pixels after the last known one. Raises `Unsupported` when an unknown one comes before it."""
-        order = raster(known)
-        if not known_first(order, range(len(order))):
-            raise not_last(self, "row by row, from the top left", INSTEAD)
-        return self._drawn(rng.rand(*x.shape), x, known.cpu(), c, temperature, incremental)
+        """Pixels after the last known one are drawn exactly; where a known one comes after an unknown one, by a filter of `particles`."""
+        return completed(self._drawn, x, known, c, rng, temperature, particles, self.chunk, incremental)
 
-    def _drawn(self, u: Tensor, given: Tensor | None, known: Tensor, c: Tensor | None, temperature: float, incremental: bool) -> Tensor:
-        """Each entry at which its cumulative probabilities pass u, or as `given` where known."""
+    def _drawn(
+        self,
+        u: Tensor,
+        given: Tensor | None,
+        known: Tensor,
+        c: Tensor | None,
+        temperature: float,
+        incremental: bool,
+        swarm: Particles | None = None,
+    ) -> Tensor:
+        """Each entry at which its cumulative probabilities pass u, or as `given` where known; the rows are those of a `swarm`, if any."""
         check_temperature(temperature)
         n, C, H, W = u.shape
         x = torch.zeros_like(u)
 
         def choose(g: int, i: int, j: int, params: Tensor) -> Tensor:
-            keep = given is not None and bool(known[g, i, j])
-            x[:, g, i, j] = given[:, g, i, j] if keep and given is not None else pick(params, u[:, g, i, j], temperature)
+            if given is not None and known[g, i, j]:
+                x[:, g, i, j] = given[:, g, i, j]
+                if swarm is not None:
+                    swarm.weigh(self.family.log_prob(params.T, x[:, g, i, j]), x)
+            else:
+                x[:, g, i, j] = pick(params, u[:, g, i, j], temperature)
             chosen = self._input(x[:, g : g + 1, i, j])  # (n, E)
             return chosen.T
 
         if incremental:
-            self.net.incremental(n, (H, W), c, choose)
+            self.net.incremental(n, (H, W), c, choose, None if swarm is None else swarm.moved)
         else:
             for i, j, g in itertools.product(range(H), range(W), range(C)):
                 choose(g, i, j, self.net(self._input(x), c)[:, g, i, j].T)

@@ -8,7 +8,7 @@ probable, at 1 they follow the model. The product of such choices is not p(x)^{1
 mixture of Gaussians has no such closed form; its member is drawn from pi^{1/T}, and the value from that Gaussian to the power of 1/T.
 
 **Completion.** p(unknown | known) is the product of the last conditionals when the unknown entries come last in the order; otherwise it
-would need a sum over all values of the entries between, and `Unsupported` is raised.
+would need a sum over all values of the entries between, and is approached by `particles`.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ...errors import ConfigError, Unsupported
 from ...likelihoods import Gaussian, Likelihood, Mixture
-from ...model import Model
 from ...rng import Rng
 
 UNSUPPORTED: dict[str, str] = dict.fromkeys(
@@ -79,13 +78,6 @@ def known_first(known: Tensor, sequence: Sequence[int]) -> bool:
     """Whether all known entries, a flat mask (D,), come before all others in the order `sequence`."""
     there = known[torch.as_tensor(sequence, device=known.device)]
     return not bool((there[1:] & ~there[:-1]).any())
-
-
-def not_last(model: Model, order: str, instead: str) -> Unsupported:
-    return Unsupported(
-        f"{type(model).__name__} draws p(unknown | known) exactly only where the unknown entries come last in its order ({order}); here a "
-        f"known entry comes after an unknown one. {instead}"
-    )
 
 
 @torch.no_grad()
