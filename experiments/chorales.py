@@ -7,7 +7,7 @@ settings.
 Weights are those that were best on the validation pieces; settings are chosen there too (`--on validation`), never on the test pieces.
 Needs jsb-chorales-quarter.json.gz under PUSHFORWARD_DATA/music.
 
-    python experiments/chorales.py --minutes 20
+    python experiments/chorales.py --minutes 20 --threads 1 --transpose 3
     python experiments/chorales.py --name chorales_independent --head independent --minutes 20
 """
 
