@@ -57,7 +57,7 @@ class GAN(GradientModel):
         Steps of the critic for each of the generator (Goodfellow et al. 2014 use 1, Gulrajani et al. 2017 use 5).
     reuse
         Whether the generator is trained on the samples that the critic has just judged, beside the records that it judged them with, as
-        loops by hand are, or on fresh ones. It saves one pass of the generator a round: a tenth of a DCGAN's time.
+        loops by hand are, or on fresh ones. It saves one pass of the generator a round.
     noise_dim
         Dimensions of z; None takes 2 for points and 64 otherwise.
     noise

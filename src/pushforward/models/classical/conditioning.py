@@ -19,7 +19,6 @@ class Given:
     """Of one covariance, given the entries `known` (D,). `factor` is P: (D, D), or (D,) or (1,) where P is diagonal."""
 
     def __init__(self, factor: Tensor, known: Bool[Tensor, " D"]):
-        self.known = known
         P = factor.double()
         P = P if P.ndim == 2 else P.expand(len(known)).diag()
         # Sigma = R R^T with R = P^-T.
