@@ -11,18 +11,17 @@ from ...data.features import Features
 from ...data.spec import BINARY, DataSpec, levels
 from ...known import Known
 from ...likelihoods import Bernoulli, DiscretisedLogistic
-from ...model import GradientModel
 from ...nn.pixelcnnpp import PixelCNNPPNetwork
 from ...rng import Rng
 from ...train import Batch, Loss, Objective, Training
 from .particles import Particles
-from .pixels import completed, refusal
+from .pixels import RasterModel, refusal
 from .sequential import ROUNDING, UNSUPPORTED, check_temperature, enumerated, pick, roughened
 
 __all__ = ["PixelCNNPP"]
 
 
-class PixelCNNPP(GradientModel):
+class PixelCNNPP(RasterModel):
     r"""PixelCNN++: log p(x | c) = sum over pixels of log sum_k pi_k prod_g p_k(x_g | x_{<g}), exactly; pi and p_k from all pixels before.
 
     The network sees whole pixels. Within one, a member k of the mixture draws channel g from a discretised logistic whose mean is moved by
@@ -110,26 +109,6 @@ class PixelCNNPP(GradientModel):
     def _log_prob(self, x: Tensor, c: Tensor | None, rng: Rng) -> Tensor:
         parts = torch.arange(len(x)).split(64)  # small activations stay in the cache
         return torch.cat([self._log_probs(x[at], None if c is None else c[at]) for at in parts])
-
-    def _sample(self, n: int, c: Tensor | None, rng: Rng, *, temperature: float = 1.0, incremental: bool = True) -> Tensor:
-        """Draw pixel by pixel; `incremental=False` repeats the full pass for each pixel (slow; for checking)."""
-        assert self.spec is not None
-        nothing = torch.zeros(self.spec.shape, dtype=torch.bool)
-        return self._drawn(rng.rand(n, *self.spec.shape), None, nothing, c, temperature, incremental)
-
-    def _complete(
-        self,
-        x: Tensor,
-        known: Tensor,
-        c: Tensor | None,
-        rng: Rng,
-        *,
-        temperature: float = 1.0,
-        particles: int = 64,
-        incremental: bool = True,
-    ) -> Tensor:
-        """Pixels after the last known one are drawn exactly; where a known one comes after an unknown one, by a filter of `particles`."""
-        return completed(self._drawn, x, known, c, rng, temperature, particles, self.chunk, incremental)
 
     def _drawn(
         self,

@@ -2,7 +2,6 @@
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,29 +33,51 @@ def raster(known: Tensor) -> Tensor:
     return known.movedim(0, -1).flatten()
 
 
-def completed(
-    drawn: Callable[..., Tensor],
-    x: Tensor,
-    known: Tensor,
-    c: Tensor | None,
-    rng: Rng,
-    temperature: float,
-    particles: int,
-    rows: int,
-    incremental: bool,
-) -> Tensor:
-    """Images x with the pixels outside `known` (C, H, W) drawn by `drawn(u, given, known, c, temperature, incremental, swarm)`."""
-    order, there = raster(known), known.cpu()
-    if known_first(order, range(len(order))):
-        return drawn(rng.rand(*x.shape), x, there, c, temperature, incremental)
+class RasterModel(GradientModel):
+    """Images that are drawn row by row, pixel by pixel, channel by channel. A family writes `_drawn`."""
 
-    def draw(x: Tensor, c: Tensor | None, swarm: Particles) -> Tensor:
-        return drawn(rng.rand(*x.shape), x, there, c, 1.0, incremental, swarm)
+    @abstractmethod
+    def _drawn(
+        self,
+        u: Tensor,
+        given: Tensor | None,
+        known: Tensor,
+        c: Tensor | None,
+        temperature: float,
+        incremental: bool,
+        swarm: Particles | None = None,
+    ) -> Tensor:
+        """Each entry at which its cumulative probabilities pass u, or as `given` where known; the rows are those of a `swarm`, if any."""
 
-    return filtered(draw, x, c, rng, particles=particles, temperature=temperature, rows=rows)[0]
+    def _sample(self, n: int, c: Tensor | None, rng: Rng, *, temperature: float = 1.0, incremental: bool = True) -> Tensor:
+        """Draw pixel by pixel; `incremental=False` repeats the full pass for each choice (slow; for checking)."""
+        assert self.spec is not None
+        nothing = torch.zeros(self.spec.shape, dtype=torch.bool)
+        return self._drawn(rng.rand(n, *self.spec.shape), None, nothing, c, temperature, incremental)
+
+    def _complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        c: Tensor | None,
+        rng: Rng,
+        *,
+        temperature: float = 1.0,
+        particles: int = 64,
+        incremental: bool = True,
+    ) -> Tensor:
+        """Pixels after the last known one are drawn exactly; where a known one comes after an unknown one, by a filter of `particles`."""
+        order, there = raster(known), known.cpu()
+        if known_first(order, range(len(order))):
+            return self._drawn(rng.rand(*x.shape), x, there, c, temperature, incremental)
+
+        def draw(x: Tensor, c: Tensor | None, swarm: Particles) -> Tensor:
+            return self._drawn(rng.rand(*x.shape), x, there, c, 1.0, incremental, swarm)
+
+        return filtered(draw, x, c, rng, particles=particles, temperature=temperature, rows=self.chunk)[0]
 
 
-class PixelModel(GradientModel):
+class PixelModel(RasterModel):
     """log p(x | c) = sum over pixels (i, j) and channels g of log p(x_{gij} | all before, c), in raster order, channels within a pixel.
 
     A family writes `_network`. Its network maps features (B, C E, H, W) and c to the parameters (B, C, H, W, P) of each entry, and its
@@ -106,26 +127,6 @@ class PixelModel(GradientModel):
         # 64 records at a time: 256 logits for each of 784 pixels are 0.8 MB a record, and small activations stay in the cache.
         parts = torch.arange(len(x)).split(64)
         return torch.cat([self._log_probs(x[at], None if c is None else c[at]) for at in parts])
-
-    def _sample(self, n: int, c: Tensor | None, rng: Rng, *, temperature: float = 1.0, incremental: bool = True) -> Tensor:
-        """Draw pixel by pixel; `incremental=False` repeats the full pass for each pixel and channel (slow; for checking)."""
-        assert self.spec is not None
-        nothing = torch.zeros(self.spec.shape, dtype=torch.bool)
-        return self._drawn(rng.rand(n, *self.spec.shape), None, nothing, c, temperature, incremental)
-
-    def _complete(
-        self,
-        x: Tensor,
-        known: Tensor,
-        c: Tensor | None,
-        rng: Rng,
-        *,
-        temperature: float = 1.0,
-        particles: int = 64,
-        incremental: bool = True,
-    ) -> Tensor:
-        """Pixels after the last known one are drawn exactly; where a known one comes after an unknown one, by a filter of `particles`."""
-        return completed(self._drawn, x, known, c, rng, temperature, particles, self.chunk, incremental)
 
     def _drawn(
         self,
