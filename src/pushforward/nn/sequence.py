@@ -58,21 +58,22 @@ class RecurrentNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): the pre-norm block (Xiong et al. 2020, figure 1b)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): the pre-norm block (Xiong et al. 2020, figure 1b), without biases."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor, turn: Tensor | None, drop: Drop, cache: Tensor | None = None, t: int = 0) -> Tensor:
         """x (B, T, w); or with a cache (2, B, heads, length, w / heads) of t steps the next T of them."""
         B, T, w = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(B, T, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)
+        qk, v = self.qkv(self.norm1(x)).view(B, T, 3, self.heads, w // self.heads).split([2, 1], 2)
         if turn is not None:
-            q, k = rotated(q, turn[t : t + T]), rotated(k, turn[t : t + T])
+            qk = rotated(qk, turn[t : t + T])
+        q, k, v = (y.transpose(1, 2) for y in (*qk.unbind(2), v.squeeze(2)))
         if cache is None:
             a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
@@ -83,7 +84,7 @@ class _Block(nn.Module):
             a = F.scaled_dot_product_attention(q, cache[0, :, :, : t + T], cache[1, :, :, : t + T], seen)
         a = self.out(a.transpose(1, 2).reshape(B, T, w))
         x = x + (a if drop is None else drop(a))
-        y = self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+        y = self.down(F.gelu(self.up(self.norm2(x))))
         return x + (y if drop is None else drop(y))
 
 
@@ -108,14 +109,12 @@ class CausalTransformer(nn.Module):
         super().__init__()
         self.places = nn.Parameter(torch.zeros(length, width)) if positions == "learned" else None
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, bias=False)
         for name, p in self.named_parameters():
             if p.ndim == 2:
                 # What is added to the residual stream starts small with depth, so that its variance does not grow (GPT-2, section 2.3).
                 residual = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(p, std=INITIAL_SD / math.sqrt(2 * layers) if residual else INITIAL_SD)
-            elif name.endswith("bias"):
-                nn.init.zeros_(p)
         self.register_buffer("turn", angles(length, width // heads) if positions == "rotary" else None, persistent=False)
 
     def forward(self, e: Float[Tensor, "B T w"], drop: Drop = None) -> Float[Tensor, "B T w"]:
@@ -146,13 +145,12 @@ class CausalTransformer(nn.Module):
 
 
 def angles(length: int, width: int) -> Tensor:
-    """cos and sin of t 10000^(-2i / width) for steps t and pairs i, (length, 2, width / 2)."""
+    """cos and sin of t 10000^(-2i / width) for steps t and pairs i, (length, width / 2, 2)."""
     a = torch.arange(length, dtype=torch.float64)[:, None] * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    return torch.stack([a.cos(), a.sin()], 1).to(torch.get_default_dtype())
+    return torch.stack([a.cos(), a.sin()], 2).to(torch.get_default_dtype())
 
 
-def rotated(x: Float[Tensor, "B h T d"], turn: Float[Tensor, "T 2 half"]) -> Float[Tensor, "B h T d"]:
-    """The pairs (x_i, x_{i + d/2}) turned by their angles."""
-    cos, sin = turn[:, 0], turn[:, 1]
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+def rotated(x: Float[Tensor, "B T two h d"], turn: Float[Tensor, "T half 2"]) -> Float[Tensor, "B T two h d"]:
+    """The pairs (x_2i, x_2i+1) turned by their angles, queries and keys at once, as complex numbers: one operation for eight."""
+    pairs = torch.view_as_complex(x.to(turn.dtype).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.view_as_complex(turn)[:, None, None]).flatten(-2)

@@ -19,8 +19,9 @@ __all__ = ["Transformer"]
 class Transformer(SequenceModel):
     r"""A causal transformer over texts or music: log p(x | c) = sum_t log p(x_t | x_{<t}, c), exactly, all steps in one pass.
 
-    Pre-norm blocks of attention and a network of four times the width; the symbols of texts leave by the weights they enter by. Frames of a
-    pianoroll have NADE over the keys, from low to high, or independent keys. Sampling keeps the keys and values of all steps before.
+    Pre-norm blocks of attention and a network of four times the width, without biases; the symbols of texts leave by the weights they enter
+    by. Frames of a pianoroll have NADE over the keys, from low to high, or independent keys. Sampling keeps the keys and values of all the
+    steps before.
 
     References: Vaswani et al. 2017, Attention Is All You Need; Radford et al. 2019, Language Models are Unsupervised Multitask Learners
     (GPT-2, whose layout and initial weights these are); Su et al. 2021, RoFormer.
