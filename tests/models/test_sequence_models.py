@@ -42,7 +42,7 @@ def rough(model, spec: DataSpec, dtype=torch.float64):
         for p in model.parameters():
             p.copy_(p * 2 + 0.1 * torch.randn(p.shape, generator=g).to(p))
         if getattr(model, "end", None) is not None:
-            model.end.bias.sub_(2)  # most pieces have some steps
+            model.end.bias.sub_(4)  # most pieces have some steps
     return model
 
 
