@@ -132,7 +132,7 @@ class CausalTransformer(nn.Module):
         assert isinstance(first, _Block)
         w = first.out.weight
         shape = (len(self.blocks), 2, n, first.heads, length, w.shape[0] // first.heads)
-        return {"cache": w.new_zeros(shape), "t": 0}
+        return {"cache": w.new_empty(shape), "t": 0}
 
     def steps(self, e: Float[Tensor, "n k w"], state: dict[str, Any]) -> Float[Tensor, "n k w"]:
         """The outputs of the next k steps; their keys and values join the cache."""
