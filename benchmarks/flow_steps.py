@@ -47,11 +47,11 @@ def width(dim: int) -> int:
 def ours(kind: str, dim: int) -> DenseFlow:
     hidden = (width(dim),) * 2
     if kind == "affine coupling":
-        return RealNVP(LAYERS, hidden, "permutation")
+        return RealNVP(LAYERS, hidden, "reverse")
     if kind == "affine autoregressive":
         return MAF(LAYERS, hidden)
     if kind == "spline coupling":
-        return SplineFlow(LAYERS, BINS, BOUND, False, hidden, "permutation")
+        return SplineFlow(LAYERS, BINS, BOUND, False, hidden, "reverse")
     return AutoregressiveSplineFlow(LAYERS, BINS, BOUND, hidden, "reverse")
 
 

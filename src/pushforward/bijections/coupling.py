@@ -14,18 +14,18 @@ __all__ = ["AdditiveCoupling", "AffineCoupling", "RationalQuadraticCoupling"]
 
 
 class _Conditioner(nn.Module):
-    """The parameters of the entries that a coupling moves, (B, entries, P), from the entries that stay and the condition.
+    """The parameters that move what a coupling moves, (B, entries, P) or (B, P, entries), from the entries that stay and the condition.
 
     Where there is neither (a record of one entry, no condition) they are plain parameters.
     """
 
-    def __init__(self, inputs: int, entries: int, params: int, condition_dim: int, hidden: Sequence[int]):
+    def __init__(self, inputs: int, shape: tuple[int, int], condition_dim: int, hidden: Sequence[int]):
         super().__init__()
-        self.shape = (entries, params)
+        self.shape = shape
         if inputs + condition_dim == 0:
-            self.constant = nn.Parameter(torch.zeros(entries, params))
+            self.constant = nn.Parameter(torch.zeros(shape))
             return
-        self.net = MLP(inputs, entries * params, hidden=hidden, condition_dim=condition_dim, out_shape=self.shape)
+        self.net = MLP(inputs, math.prod(shape), hidden=hidden, condition_dim=condition_dim, out_shape=shape)
         dense = [m for m in self.net.modules() if isinstance(m, nn.Linear)]
         with torch.no_grad():
             for layer in dense[:-1]:
@@ -53,14 +53,14 @@ class AdditiveCoupling(Bijection):
     def __init__(self, dim: int, condition_dim: int = 0, hidden: Sequence[int] = (128, 128)):
         super().__init__()
         self.a = dim // 2
-        self.net = _Conditioner(self.a, dim - self.a, 1, condition_dim, hidden)
+        self.net = _Conditioner(self.a, (dim - self.a, 1), condition_dim, hidden)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x1, x2 = x[:, : self.a], x[:, self.a :]
+        x1, x2 = x.split((self.a, x.shape[1] - self.a), 1)
         return torch.cat([x1, x2 + self.net(x1, c).squeeze(-1)], 1), x.new_zeros(len(x))
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y1, y2 = y[:, : self.a], y[:, self.a :]
+        y1, y2 = y.split((self.a, y.shape[1] - self.a), 1)
         return torch.cat([y1, y2 - self.net(y1, c).squeeze(-1)], 1), y.new_zeros(len(y))
 
 
@@ -85,19 +85,19 @@ class AffineCoupling(Bijection):
         super().__init__()
         self.a = dim // 2
         self.max_log_scale = max_log_scale
-        self.net = _Conditioner(self.a, dim - self.a, 2, condition_dim, hidden)
+        self.net = _Conditioner(self.a, (2, dim - self.a), condition_dim, hidden)
 
     def _params(self, x1: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        s, t = self.net(x1, c).unbind(-1)
+        s, t = self.net(x1, c).unbind(1)
         return self.max_log_scale * torch.tanh(s * (1 / self.max_log_scale)), t
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x1, x2 = x[:, : self.a], x[:, self.a :]
+        x1, x2 = x.split((self.a, x.shape[1] - self.a), 1)
         s, t = self._params(x1, c)
         return torch.cat([x1, torch.addcmul(t, x2, s.exp())], 1), s.sum(1)
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y1, y2 = y[:, : self.a], y[:, self.a :]
+        y1, y2 = y.split((self.a, y.shape[1] - self.a), 1)
         s, t = self._params(y1, c)
         return torch.cat([y1, (y2 - t) * (-s).exp()], 1), -s.sum(1)
 
@@ -122,14 +122,14 @@ class RationalQuadraticCoupling(Bijection):
     def __init__(self, dim: int, condition_dim: int = 0, bins: int = 8, bound: float = 5.0, hidden: Sequence[int] = (128, 128)):
         super().__init__()
         self.a, self.bins, self.bound = dim // 2, bins, bound
-        self.net = _Conditioner(self.a, dim - self.a, 3 * bins - 1, condition_dim, hidden)
+        self.net = _Conditioner(self.a, (dim - self.a, 3 * bins - 1), condition_dim, hidden)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x1, x2 = x[:, : self.a], x[:, self.a :]
+        x1, x2 = x.split((self.a, x.shape[1] - self.a), 1)
         y2, change = spline(x2, self.net(x1, c), self.bound, raw=True)
         return torch.cat([x1, y2], 1), change.sum(1)
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y1, y2 = y[:, : self.a], y[:, self.a :]
+        y1, y2 = y.split((self.a, y.shape[1] - self.a), 1)
         x2, change = spline(y2, self.net(y1, c), self.bound, inverse=True, raw=True)
         return torch.cat([y1, x2], 1), change.sum(1)

@@ -50,10 +50,10 @@ class Permutation(Bijection):
         self.register_buffer("back", order.argsort())
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._moved(x, self.order, self.back), x.new_zeros(len(x))
+        return self._moved(x, self.order, self.back), x.new_zeros(()).expand(len(x))
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._moved(y, self.back, self.order), y.new_zeros(len(y))
+        return self._moved(y, self.back, self.order), y.new_zeros(()).expand(len(y))
 
     def _moved(self, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
         if self.reverse:

@@ -93,7 +93,10 @@ class MLP(nn.Module):
         initialise(dense, activation)
         layers: list[nn.Module] = []
         for one in dense[:-1]:
-            layers += [one, *norm_layers(norm, one.out_features, 1), activation_layer(activation)]
+            act = activation_layer(activation)
+            if isinstance(act, (nn.ReLU, nn.LeakyReLU)):
+                act.inplace = True  # nothing else sees what a dense layer or a norm returns, and their gradients do not need it
+            layers += [one, *norm_layers(norm, one.out_features, 1), act]
         self.layers = nn.Sequential(*layers, dense[-1])
         self.out_shape = None if out_shape is None else tuple(out_shape)
 
@@ -101,4 +104,4 @@ class MLP(nn.Module):
         if x.ndim > 2:
             x = x.flatten(1)
         h = self.layers(x if c is None else torch.cat([x, c], 1))
-        return h if self.out_shape is None else h.unflatten(1, self.out_shape)
+        return h if self.out_shape is None else h.view(len(h), *self.out_shape)

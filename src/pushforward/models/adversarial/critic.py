@@ -93,7 +93,7 @@ class Critic(nn.Module):
         """T of records that are packed already; with `named` also the logits of each class, of an auxiliary critic."""
         seen: Any = c if self.conditioning == "input" else None
         if self.waves is not None:
-            out = self.net(self.waves(y.flatten(1)), seen)
+            out = self.net(self.waves(y if y.ndim == 2 else y.flatten(1)), seen)
         elif self.conv:
             out = self.net(y.contiguous(memory_format=torch.channels_last), seen)
         else:
@@ -101,7 +101,7 @@ class Critic(nn.Module):
         if named:
             return out[:, 0], out[:, 1:]
         if c is None or self.conditioning != "projection":
-            return out.reshape(len(out), -1)[:, 0]
+            return out.flatten() if out.numel() == len(out) else out.reshape(len(out), -1)[:, 0]
         h = self.end(out)
         return self.head(h)[:, 0] + (self.embed(c) * h).sum(1)
 
@@ -181,7 +181,7 @@ def judged(
         scores, named = told(both, cc)
     real, fake = scores.chunk(2)
     loss = game.critic(real, fake)
-    p = game.probabilities(real, fake)
+    p = game.probabilities(real.detach(), fake.detach())
     terms = {"critic": loss} | ({"W1": real - fake} if p is None else {"D(real)": p[0], "D(fake)": p[1]})
     penalties: dict[str, Tensor] = {}
     if r1 > 0 or r2 > 0:

@@ -26,7 +26,7 @@ from .dequantised import START, DequantisedFlow
 __all__ = ["DenseFlow"]
 
 NARROW = 128
-"""Up to so many entries twice as many records pass at a time: the calls, not the arithmetic, are what they cost."""
+"""Up to so many entries four times as many records pass at a time: the calls, not the arithmetic, are what they cost."""
 NOISE_STEPS = 4
 """Affine couplings of the flow of noise in variational dequantisation."""
 NOISE_HIDDEN = (64, 64)
@@ -48,7 +48,7 @@ class DenseFlow(DequantisedFlow):
             raise ConfigError(f"layers must be at least 1, got {self.layers}.")
         self.flow = Compose(self._steps(spec))
         if spec.dim <= NARROW:
-            self.chunk = 2 * CHUNK
+            self.chunk = 4 * CHUNK
         self._make_continuous(spec, lambda: self._noise_flow(spec))
 
     def _noise_flow(self, spec: DataSpec) -> Bijection:

@@ -75,7 +75,7 @@ class DequantisedFlow(GradientModel):
 
     def _loss(self, batch: Batch) -> Loss:
         terms = self._terms(batch.x, batch.c, batch.rng)
-        return Loss(-sum(terms.values(), start=terms["log_base"].new_zeros(())), terms)
+        return Loss(-_sum(terms), terms)
 
     def _continuous(self, x: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor, Tensor | None]:
         """y (B, D), log|det dy/du| and, where the noise is fitted, -log q(u | x)."""
@@ -91,7 +91,7 @@ class DequantisedFlow(GradientModel):
         """The parts of the bound (or the density), (B,) each, at one draw of the noise: they add up to it."""
         y, log_det, minus_log_q = self._continuous(x, c, rng)
         z, change = self._transport(y, c, rng)
-        terms = {"log_base": standard_normal(z), "log_det": log_det + change}
+        terms = {"log_base": standard_normal(z), "log_det": log_det + change if self.dequantise.any_bounded else change}
         return terms if minus_log_q is None else {**terms, "minus_log_q": minus_log_q}
 
     def _transport(self, y: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
@@ -104,8 +104,8 @@ class DequantisedFlow(GradientModel):
         if samples < 1:
             raise ConfigError(f"log_prob needs samples of at least 1, got {samples}.")
         draws = samples if self.dequantise.discrete else 1
-        found = [torch.stack(list(self._terms(x, c, rng).values())).sum(0) for _ in range(draws)]
-        return torch.stack(found).logsumexp(0) - math.log(draws)
+        found = [_sum(self._terms(x, c, rng)) for _ in range(draws)]
+        return found[0] if draws == 1 else torch.stack(found).logsumexp(0) - math.log(draws)
 
     def _complete(
         self, x: Tensor, known: Tensor, c: Tensor | None, rng: Rng, *, chains: int = 8, temperatures: int = 100, steps: int = 5
@@ -143,3 +143,8 @@ class DequantisedFlow(GradientModel):
     def _decode(self, z: Tensor, c: Tensor | None) -> Tensor:
         assert self.spec is not None
         return self.dequantise.inverse(self.flow.inverse(z, c)[0]).reshape(len(z), *self.spec.shape)
+
+
+def _sum(terms: dict[str, Tensor]) -> Tensor:
+    first, *rest = terms.values()
+    return sum(rest, start=first)
