@@ -31,6 +31,10 @@ CASES = [
     (Transformer(width=16, layers=2, heads=2, positions="learned"), TEXT),
     (Transformer(width=16, layers=2, heads=2, nade_hidden=5), PIECES),
     (Transformer(width=16, layers=2, heads=2, positions="learned", head="independent"), ROLL),
+    (
+        Transformer(width=16, layers=2, heads=2),
+        DataSpec("sequence", (18,), (categories(5),)),
+    ),  # long enough for weights to be laid out anew
 ]
 
 
@@ -133,6 +137,18 @@ def test_a_transformer_of_frames_attends_by_distance() -> None:
     # The table is kept in float32.
     assert score(5, 3) == pytest.approx(score(11, 9), abs=1e-5)
     assert abs(score(5, 3) - score(5, 2)) > 1e-2
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(48, 16), (16, 64)])
+def test_weights_laid_out_for_few_rows_are_the_same_map(rows: int, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    from pushforward.nn.sequence import product
+
+    w, h = torch.randn(*shape, dtype=dtype), torch.randn(rows, 1, shape[1], dtype=dtype)
+    with torch.no_grad():
+        # Sums of at most 64 products of normal numbers in another order.
+        torch.testing.assert_close(product(w, rows)(h), torch.nn.functional.linear(h, w), rtol=0, atol=64 * 10 * torch.finfo(dtype).eps)
 
 
 def test_nade_is_its_definition() -> None:

@@ -10,7 +10,7 @@ processes compute what one does.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,8 +21,11 @@ from torch import Tensor, nn
 __all__ = ["CausalTransformer", "RecurrentNet"]
 
 Drop = Callable[[Tensor], Tensor] | None
+Product = Callable[[Tensor], Tensor]
 INITIAL_SD = 0.02
 """Of a transformer's weights (Radford et al. 2019, GPT-2)."""
+LONG = 16
+"""Steps from which weights are laid out anew for sampling."""
 
 
 class RecurrentNet(nn.Module):
@@ -67,10 +70,18 @@ class _Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, x: Tensor, turn: Tensor | None, drop: Drop, cache: Tensor | None = None, t: int = 0) -> Tensor:
-        """x (B, T, w); or with a cache (2, B, heads, length, w / heads) of t steps the next T of them."""
+    @property
+    def maps(self) -> tuple[nn.Linear, ...]:
+        """The four matrices."""
+        return self.qkv, self.out, self.up, self.down
+
+    def forward(
+        self, x: Tensor, turn: Tensor | None, drop: Drop, cache: Tensor | None = None, t: int = 0, maps: Sequence[Product] | None = None
+    ) -> Tensor:
+        """x (B, T, w); or with a cache (2, B, heads, length, w / heads) of t steps the next T of them, by `maps` laid out for few rows."""
         B, T, w = x.shape
-        qk, v = self.qkv(self.norm1(x)).view(B, T, 3, self.heads, w // self.heads).split([2, 1], 2)
+        qkv, out, up, down = maps or self.maps
+        qk, v = qkv(self.norm1(x)).view(B, T, 3, self.heads, w // self.heads).split([2, 1], 2)
         if turn is not None:
             qk = rotated(qk, turn[t : t + T])
         q, k, v = (y.transpose(1, 2) for y in (*qk.unbind(2), v.squeeze(2)))
@@ -82,9 +93,9 @@ class _Block(nn.Module):
             # Step t + i sees those up to itself; a single step sees all that there are.
             seen = None if T == 1 else torch.ones(T, t + T, dtype=torch.bool, device=x.device).tril(t)
             a = F.scaled_dot_product_attention(q, cache[0, :, :, : t + T], cache[1, :, :, : t + T], seen)
-        a = self.out(a.transpose(1, 2).reshape(B, T, w))
+        a = out(a.transpose(1, 2).reshape(B, T, w))
         x = x + (a if drop is None else drop(a))
-        y = self.down(F.gelu(self.up(self.norm2(x))))
+        y = down(F.gelu(up(self.norm2(x))))
         return x + (y if drop is None else drop(y))
 
 
@@ -128,20 +139,36 @@ class CausalTransformer(nn.Module):
 
     def start(self, n: int, length: int) -> dict[str, Any]:
         """An empty cache for n sequences of at most `length` steps."""
-        first = self.blocks[0]
-        assert isinstance(first, _Block)
-        w = first.out.weight
-        shape = (len(self.blocks), 2, n, first.heads, length, w.shape[0] // first.heads)
-        return {"cache": w.new_empty(shape), "t": 0}
+        blocks: list[Any] = list(self.blocks)
+        w = blocks[0].out.weight
+        shape = (len(blocks), 2, n, blocks[0].heads, length, len(w) // blocks[0].heads)
+        maps = [[product(m.weight, n) for m in b.maps] for b in blocks] if length >= LONG else [None] * len(blocks)
+        return {"cache": w.new_empty(shape), "t": 0, "maps": maps}
 
     def steps(self, e: Float[Tensor, "n k w"], state: dict[str, Any]) -> Float[Tensor, "n k w"]:
         """The outputs of the next k steps; their keys and values join the cache."""
         t, k = state["t"], e.shape[1]
         x = e if self.places is None else e + self.places[t : t + k]
-        for block, cache in zip(self.blocks, state["cache"], strict=True):
-            x = block(x, self.turn, None, cache, t)
+        for block, cache, maps in zip(self.blocks, state["cache"], state["maps"], strict=True):
+            x = block(x, self.turn, None, cache, t, maps)
         state["t"] = t + k
         return self.norm(x)
+
+
+def product(w: Float[Tensor, "out in"], rows: int) -> Product:
+    """h -> h W^T for so many rows h at a time, again and again.
+
+    One row goes quickest through W^T in a piece where that is wider than high (half of the time), some through W as oneDNN packs it (half
+    of the time at 16). torch.compile packs weights the same way; where torch has no such operation, W is taken as it is.
+    """
+    if w.device.type == "cpu" and w.dtype == torch.float32:
+        if rows == 1 and len(w) >= w.shape[1]:
+            turned = w.t().contiguous()
+            return lambda h: h @ turned
+        if rows > 1 and hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and torch.backends.mkldnn.is_available():
+            packed = torch.ops.mkldnn._reorder_linear_weight(w.detach(), rows)
+            return lambda h: torch.ops.mkldnn._linear_pointwise(h, packed, None, "none", [], "")
+    return lambda h: F.linear(h, w)
 
 
 def angles(length: int, width: int) -> Tensor:
