@@ -99,6 +99,29 @@ def test_training_takes_the_masks_in_turn_and_fresh_ones_when_agnostic() -> None
     assert fresh == losses(MADE(hidden=(16,), order="random", agnostic=True))
 
 
+def test_dropout_thins_out_hidden_units_of_training_steps_alone() -> None:
+    from pushforward.train import Batch
+
+    model = MADE(hidden=(16,), order="random", masks=2, dropout=0.4).build(BITS, seed=1).double()
+    x = torch.randint(0, 2, (8, 6), generator=torch.Generator().manual_seed(0)).double()
+    loss = lambda seed: model._objectives()[0].loss(Batch(x, None, torch.arange(8), Rng.seeded(seed, x), 1)).per_record
+    torch.testing.assert_close(loss(0), -model._log_prob(x, None, Rng.seeded(0)))
+    model.train()
+    assert torch.equal(loss(0), loss(0))
+    assert not torch.equal(loss(0), loss(1))
+    # One hidden layer: outputs are linear in what is dropped, so that their mean over draws is the output of the whole network.
+    drop, seen = model._thinned(Rng.seeded(0, x)), []
+    with torch.no_grad():
+        for ordering in model.orderings:
+            draws = torch.stack([model._params(x, None, ordering, drop) for _ in range(4000)])
+            gap = draws.mean(0) - model._params(x, None, ordering)
+            seen.append(gap.abs() / (draws.std(0) / 4000**0.5 + 1e-12))
+    # 96 means, each within 5 standard errors but for 6e-5 of the seeds; this one is fixed.
+    assert torch.stack(seen).max() < 5
+    with pytest.raises(ConfigError, match="dropout"):
+        MADE(dropout=1.0).build(BITS)
+
+
 def test_the_cumulative_network_is_nades_sum_written_out() -> None:
     """Over 37 entries: three blocks, the last one short."""
     net = Cumulative(37, 2, 3, 5, "sigmoid", 4).double()

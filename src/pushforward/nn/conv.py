@@ -55,7 +55,7 @@ class ConvEncoder(nn.Module):
         self.head = nn.Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], out_dim)
         self.condition = nn.Linear(condition_dim, widths[1] if len(widths) > 1 else depth, bias=False) if condition_dim else None
         self.norms = nn.ModuleList(nn.Sequential(*norm_layers(norm if i else "none", w, 2)) for i, w in enumerate(widths[1:]))
-        self.activation = activation_layer(activation)
+        self.activation = activation_layer(activation, inplace=True)
         initialise([*self.convs, self.head], activation)
 
     def forward(self, x: Float[Tensor, "B C H W"], c: Float[Tensor, "B D"] | None = None) -> Float[Tensor, "B out"]:
@@ -100,7 +100,7 @@ class ConvDecoder(nn.Module):
         odd = [(h % 2, w % 2) for h, w in sizes[:-1]][::-1]
         self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1, output_padding=pad) for a, b, pad in zip(widths, widths[1:], odd))
         self.norms = nn.ModuleList(nn.Sequential(*norm_layers(norm, w, 2)) for w in widths[:-1])
-        self.activation = activation_layer(activation)
+        self.activation = activation_layer(activation, inplace=True)
         initialise([self.dense, *self.convs], activation)
 
     def forward(self, z: Float[Tensor, "B d"], c: Float[Tensor, "B D"] | None = None) -> Float[Tensor, "B C H W *P"]:

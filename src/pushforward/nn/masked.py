@@ -116,11 +116,14 @@ class MaskedMLP(nn.Module):
         widths = (*hidden, sum(self.out_widths)) if condition_dim else ()
         self.condition = nn.ModuleList([nn.Linear(condition_dim, w, bias=False) for w in widths])
 
-    def forward(self, x: Float[Tensor, "B in"], c: Float[Tensor, "B cond"] | None = None) -> Float[Tensor, "B out"]:
-        """Parameters of all variables, those of d given the features of the variables before it."""
+    def forward(
+        self, x: Float[Tensor, "B in"], c: Float[Tensor, "B cond"] | None = None, drop: Callable[[Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "B out"]:
+        """Parameters of all variables, those of d given the features of the variables before it; `drop` thins out hidden units."""
         h = x
         for i, layer in enumerate(self.hidden):
             h = F.relu_(layer(h) if c is None else layer(h) + self.condition[i](c))
+            h = h if drop is None else drop(h)
         y = self.out(h)
         if self.direct is not None:
             y = y + self.direct(x)

@@ -27,11 +27,17 @@ _LAYERS = {
 }
 
 
-def activation_layer(name: str) -> nn.Module:
-    """A fresh layer by name. Raises `ConfigError` for an unknown one."""
+def activation_layer(name: str, inplace: bool = False) -> nn.Module:
+    """A fresh layer by name; `inplace` may overwrite what it is given, where it can. Raises `ConfigError` for an unknown one.
+
+    That is right after a dense layer, a convolution or a norm, whose gradients do not need their output, where nothing else sees it.
+    """
     if name not in _LAYERS:
         raise ConfigError(f"There is no activation {name!r}.{nearest(name, _LAYERS)}")
-    return _LAYERS[name]()
+    layer = _LAYERS[name]()
+    if inplace and isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
+        layer.inplace = True
+    return layer
 
 
 def norm_layers(name: str, channels: int, dims: Literal[1, 2]) -> list[nn.Module]:
@@ -93,10 +99,7 @@ class MLP(nn.Module):
         initialise(dense, activation)
         layers: list[nn.Module] = []
         for one in dense[:-1]:
-            act = activation_layer(activation)
-            if isinstance(act, (nn.ReLU, nn.LeakyReLU)):
-                act.inplace = True  # nothing else sees what a dense layer or a norm returns, and their gradients do not need it
-            layers += [one, *norm_layers(norm, one.out_features, 1), act]
+            layers += [one, *norm_layers(norm, one.out_features, 1), activation_layer(activation, inplace=True)]
         self.layers = nn.Sequential(*layers, dense[-1])
         self.out_shape = None if out_shape is None else tuple(out_shape)
 

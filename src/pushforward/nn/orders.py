@@ -4,7 +4,7 @@ An `Ordering` is an order of the variables and, for each hidden layer, which uni
 same numbers (`MaskedMLP.degrees`), dealt to other units. Every ordering gives a density of its own with shared weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,8 +34,8 @@ class Ordering(NamedTuple):
         return cls(sequence_of(len(net.in_widths), sequence, seed) if isinstance(sequence, str) else list(sequence), units)
 
 
-def under(net: MaskedMLP, ordering: Ordering, x: Tensor, c: Tensor | None) -> Tensor:
-    """The network's outputs under the masks of another ordering, (B, out); gradients reach its weights."""
+def under(net: MaskedMLP, ordering: Ordering, x: Tensor, c: Tensor | None, drop: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """The network's outputs under the masks of another ordering, (B, out); gradients reach its weights. `drop` as in `forward`."""
     rank = ranks(ordering.sequence)
     r_in, r_out = (rank.repeat_interleave(torch.tensor(w)) for w in (net.in_widths, net.out_widths))
     degrees = [m[units.argsort()] for m, units in zip(net.degrees, ordering.units, strict=True)]
@@ -43,7 +43,7 @@ def under(net: MaskedMLP, ordering: Ordering, x: Tensor, c: Tensor | None) -> Te
     masks = {f"hidden.{i}.mask": m for i, m in enumerate(hidden)} | {"out.mask": out}
     if net.direct is not None:
         masks["direct.mask"] = direct
-    return torch.func.functional_call(net, {name: m.to(x.device) for name, m in masks.items()}, (x, c))
+    return torch.func.functional_call(net, {name: m.to(x.device) for name, m in masks.items()}, (x, c, drop))
 
 
 @torch.no_grad()
