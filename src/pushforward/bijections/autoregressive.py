@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..nn.masked import MaskedMLP
-from .base import Bijection, near
+from .base import Bijection, near, within
 from .spline import spline
 
 __all__ = ["AffineAutoregressive", "RationalQuadraticAutoregressive"]
@@ -107,8 +107,11 @@ class AffineAutoregressive(_Autoregressive):
 
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
         s, t = params.unbind(-1)
-        s = torch.tanh(s * (1 / self.max_log_scale)) * (-self.max_log_scale if inverse else self.max_log_scale)
-        return ((x - t) * s.exp() if inverse else torch.addcmul(t, x, s.exp())), s
+        s = within(s, self.max_log_scale)
+        if inverse:
+            s = -s
+            return (x - t) * s.exp(), s
+        return torch.addcmul(t, x, s.exp()), s
 
 
 class RationalQuadraticAutoregressive(_Autoregressive):

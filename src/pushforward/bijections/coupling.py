@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import MLP
-from .base import Bijection, near
+from .base import Bijection, near, within
 from .spline import spline
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "RationalQuadraticCoupling"]
@@ -89,7 +89,7 @@ class AffineCoupling(Bijection):
 
     def _params(self, x1: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         s, t = self.net(x1, c).unbind(1)
-        return self.max_log_scale * torch.tanh(s * (1 / self.max_log_scale)), t
+        return within(s, self.max_log_scale), t
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x1, x2 = x.split((self.a, x.shape[1] - self.a), 1)

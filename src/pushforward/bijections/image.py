@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..nn import ResidualConv
-from .base import Bijection
+from .base import Bijection, within
 
 __all__ = ["ImageActNorm", "ImageCoupling", "InvertibleConv", "Squeeze"]
 
@@ -174,7 +174,7 @@ class ImageCoupling(Bijection):
             s, t = self.net(shrunk(x[:, self.kept]), c).chunk(2, 1)
             room = (0, 0, 0, 0, self.kept.stop, 0) if self.kept.start == 0 else (0, 0, 0, 0, 0, self.kept.stop - self.kept.start)
             s, t = F.pad(s, room), F.pad(t, room)
-        return self.max_log_scale * torch.tanh(s / self.max_log_scale), t
+        return within(s, self.max_log_scale), t
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         s, t = self._params(x, c)

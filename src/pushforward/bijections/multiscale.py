@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .base import Bijection, Compose
+from .base import Bijection, Compose, within
 from .image import ImageActNorm, ImageCoupling, InvertibleConv, Squeeze, shrunk
 
 __all__ = ["MultiScale", "Style", "most_scales"]
@@ -44,7 +44,7 @@ class _Half(nn.Module):
         if self.condition is not None and c is not None:
             out = out + self.condition(c)[:, :, None, None]
         mean, s = out.chunk(2, 1)
-        return mean, self.max_log_scale * torch.tanh(s / self.max_log_scale)
+        return mean, within(s, self.max_log_scale)
 
 
 class MultiScale(Bijection):
