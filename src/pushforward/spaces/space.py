@@ -77,7 +77,8 @@ class FeatureSpace:
             if spec.kind == "image" and max(spec.shape[1:]) > PCA_SIDE:
                 what += f", averaged down to at most {PCA_SIDE} a side"
             name = f"{d} principal components of the {what} ({share[d - 1]:.0%} of the variance)"
-            return cls(key, name, spec, mean, vectors[:, :d], net)
+            # As it is read from a file: products of other layouts may round differently.
+            return cls(key, name, spec, mean, vectors[:, :d].contiguous(), net)
         if spec.kind == "image":
             return cls(key, "the pixels", spec, mean, torch.ones_like(mean), net)
         variance = (f - mean).square().mean(0)
