@@ -23,6 +23,7 @@ from pushforward.bijections import (
     bisect,
     near,
 )
+from pushforward.bijections.base import within
 
 MAKERS = {
     "actnorm": lambda d, c: ActNorm(d),
@@ -202,3 +203,14 @@ def test_near_is_the_identity_within_and_smooth():
     slope = torch.autograd.grad(y.sum(), x)[0]
     outside = x.abs() > 5.01
     torch.testing.assert_close(slope[outside], 1 / (x[outside].detach().abs() - 4))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-14), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+def test_within_is_a_scaled_tanh(dtype, error):
+    # Rounding of numbers up to 3: a few units in the last place, which is 2^-7 in bfloat16.
+    r = torch.linspace(-40, 40, 801, dtype=torch.float64)
+    s = within(r.to(dtype), 3.0)
+    assert s.dtype == dtype
+    assert s.abs().max() <= 3
+    torch.testing.assert_close(s.double(), 3 * torch.tanh(r.to(dtype).double() / 3), rtol=0, atol=error)
+    assert within(torch.zeros(1, dtype=dtype), 3.0).item() == 0  # zero parameters are the identity
