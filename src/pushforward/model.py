@@ -31,6 +31,7 @@ has two bodies.
 """
 
 import inspect
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -380,11 +381,11 @@ class Model(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        return next((t.device for t in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        return next((t.device for t in itertools.chain(self.parameters(), self.buffers())), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        found = (t.dtype for t in (*self.parameters(), *self.buffers()) if t.is_floating_point())
+        found = (t.dtype for t in itertools.chain(self.parameters(), self.buffers()) if t.is_floating_point())
         return next(found, torch.get_default_dtype())
 
     def _ready(self, verb: str) -> DataSpec:
@@ -457,8 +458,7 @@ class Model(nn.Module, ABC):
 
     def _chunks(self, records: Any, condition: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
         x, c = self._inputs(records, condition)
-        for at in torch.arange(len(x)).split(self.chunk):
-            yield x[at], None if c is None else c[at]
+        yield from zip(x.split(self.chunk), itertools.repeat(None) if c is None else c.split(self.chunk), strict=False)
 
 
 class GradientModel(Model):

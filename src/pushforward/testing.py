@@ -119,6 +119,19 @@ def check_every_kind(make: Make) -> None:
                 data.schema.encode(model.decode(z))
 
 
+def check_records_stay(make: Make) -> None:
+    """log_prob and encode leave the records that they are given as they were: they see the user's own memory."""
+    for kind, data in _accepted(make):
+        model = make().fit(data, **SETTINGS)
+        x = data.test.tensor(model.dtype).to(model.device)
+        before, rest = x.clone(), {"log_prob": (Rng.seeded(0, x),), "encode": ()}
+        for verb, more in rest.items():
+            if model.supports(verb):
+                with torch.no_grad():
+                    model._hook(verb)(x, None, *more)
+                assert torch.equal(x, before), f"{verb} changed its {kind}"
+
+
 def check_save_load(make: Make) -> None:
     """A saved model reloads to identical outputs."""
     for kind, data in _accepted(make):

@@ -77,7 +77,7 @@ def test_cached_and_uncached_sampling_give_the_same_records(model, spec, dtype) 
     like = next(model.parameters())
     with torch.no_grad():
         a = model._sample(64, condition(spec, 64, dtype), Rng.seeded(5, like))
-        b = model._sample(64, condition(spec, 64, dtype), Rng.seeded(5, like), cached=False)
+        b = model._sample(64, condition(spec, 64, dtype), Rng.seeded(5, like), incremental=False)
     # The same uniform numbers; 64 x 35 choices whose probabilities differ by 1e-6 fall apart with probability 2e-3 in float32.
     assert torch.equal(a, b)
     assert torch.isfinite(model._log_prob(a, condition(spec, 64, dtype), Rng.seeded(0))).all()
@@ -306,7 +306,7 @@ def test_prompts_are_continued(writer) -> None:
     assert all(text.startswith("ab") and len(text) <= 8 for text in found)
     assert len(writer.sample(1, prompt="abcabcab", seed=0)[0]) == 8
     assert set(writer.sample(8, prompt="abc", top_k=1, seed=0)) == set(writer.sample(8, prompt="abc", top_k=1, seed=1))
-    again = writer.sample(20, prompt="ab", seed=0, temperature=1.0, cached=False)
+    again = writer.sample(20, prompt="ab", seed=0, temperature=1.0, incremental=False)
     assert again == found
     assert writer.sample(3, seed=0) == writer.sample(3, seed=0)
     with pytest.raises(DataError, match=r"The prompt has 9 steps; records of this model have 8. Shorten it, or use extend\(\)"):
@@ -413,7 +413,7 @@ def test_training_starts_at_the_frequencies_of_steps() -> None:
 
 def test_who_takes_what() -> None:
     for spec in (DataSpec("points", (3,), (REAL,)), DataSpec("sequence", (3,), (REAL,)), DataSpec("table", (3,), (categories(3),))):
-        with pytest.raises(Unsupported, match="models texts and music, and these records are"):
+        with pytest.raises(Unsupported, match="models texts, music and images, and these records are"):
             Recurrent().build(spec)
     for name, model in pf.catalog().items():
         if not model.takes_sequences:

@@ -30,10 +30,10 @@ class _Autoregressive(Bijection):
 
     @abstractmethod
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        """g (or its inverse) of some entries (B, n) with parameters (B, n, P), and its log-slopes, (B, n)."""
+        """g (or its inverse) of some entries (B, n) with parameters (P, B, n), and its log-slopes, (B, n)."""
 
     def _apply_all(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self._move(x, self.net(near(x), c).unflatten(1, (x.shape[1], -1)))
+        return self._move(x, self.net(near(x), c).unflatten(1, (x.shape[1], -1)).movedim(-1, 0))
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y, log_slopes = self._apply_all(x, c)
@@ -53,10 +53,10 @@ class _Autoregressive(Bijection):
         x, log_slopes = [], []  # the maps' nets visit the entries in their own order
 
         def choose(d: int, params: Tensor) -> Tensor:
-            new, log_slope = self._move(rows[d], params.unsqueeze(0), inverse=True)
+            new, log_slope = self._move(rows[d], params.unsqueeze(1), inverse=True)
             x.append(new)
             log_slopes.append(log_slope)
-            return near(new).t()
+            return near(new)
 
         self.net.incremental(len(y), c, choose)
         return torch.cat(x).t().contiguous(), torch.cat(log_slopes).sum(0)
@@ -106,7 +106,7 @@ class AffineAutoregressive(_Autoregressive):
         self.max_log_scale = max_log_scale
 
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        s, t = params.unbind(-1)
+        s, t = params.unbind()
         s = within(s, self.max_log_scale)
         if inverse:
             s = -s
@@ -136,4 +136,4 @@ class RationalQuadraticAutoregressive(_Autoregressive):
         self.bound = bound
 
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        return spline(x, params, self.bound, inverse=inverse, raw=True)
+        return spline(x, params.movedim(0, -1), self.bound, inverse=inverse, raw=True)

@@ -133,7 +133,7 @@ class MaskedMLP(nn.Module):
     def incremental(
         self, n: int, c: Float[Tensor, "n cond"] | None, choose: Callable[[int, Tensor], Tensor], moved: Moved | None = None
     ) -> None:
-        """Visit the variables in order: `choose(d, parameters (n, out_widths[d]))` returns the features (n, in_widths[d]) of the value
+        """Visit the variables in order: `choose(d, parameters (out_widths[d], n))` returns the features (in_widths[d], n) of the values
         it chose. `moved` says which rows go on in place of others (see `moving`).
 
         The parameters equal those of `forward` on the chosen features, up to rounding. Each hidden unit is computed once: records are
@@ -178,7 +178,7 @@ class MaskedMLP(nn.Module):
             y = torch.addmm(base, weight.narrow(1, 0, width), below)
             if straight is not None:
                 y = torch.addmm(y, straight[d].narrow(1, 0, known), seen)
-            value, index = choose(d, y.t()).t(), None if moved is None else moved()
+            value, index = choose(d, y), None if moved is None else moved()
             if index is not None:
                 move(index, 1, features, *units)
             places[r].copy_(value)

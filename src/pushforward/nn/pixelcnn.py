@@ -10,6 +10,12 @@ without the blind spot of a single masked one:
 where shift moves one row down, so that row i receives rows < i. In the first layer the horizontal kernel ends one column earlier (mask
 A) and has no residual. Two 1x1 convolutions after ReLUs turn the last h into P parameters per channel.
 
+**Places.** Convolutions know where they are only near an edge. For images of one size v_1 and h_1 get a learned vector at every place,
+as the paper's condition that depends on the location (its equation 5, with the place itself as the condition).
+
+**First weights.** a has sd 1 in every layer, and each layer adds h of sd 1/2, when all that enters is independent and the first inputs have
+sd 1: the gate of two standard normals has sd GATED, and a stack of seven gates with torch's own first weights would leave a thousandth.
+
 Colour: the C channels of a pixel are ordered too. The horizontal features are split into C groups; group g sees all channels of the earlier
 pixels, and of its own pixel only channels < g of the image and groups <= g of the features. Its head gives the parameters of channel g.
 """
@@ -26,6 +32,13 @@ from .gate import Frame, framed, gate, gated, residual
 from .moving import Moved, move
 
 __all__ = ["GatedPixelCNN"]
+
+GATED = 0.34
+"""The sd of tanh(a) sigmoid(b) for independent standard normals: (E tanh^2 E sigmoid^2)^(1/2) = (.394 x .293)^(1/2)."""
+HALF = 0.5**0.5
+"""The sd of each of the two that a horizontal gate adds."""
+ADDED = 0.5
+"""The sd of what a layer adds to h."""
 
 
 class GroupedConv(nn.Conv2d):
@@ -117,9 +130,20 @@ class GatedPixelCNN(nn.Module):
         Width of c, 0 for none. It enters as a bias inside every gate.
     features
         E, input features for each channel of a pixel, those of a channel side by side: x is then (B, C E, H, W).
+    size
+        (H, W) of images that are all of one size, each place of which has a vector of its own; None for any size.
     """
 
-    def __init__(self, image_channels: int, out: int, layers: int = 7, channels: int = 64, condition_dim: int = 0, features: int = 1):
+    def __init__(
+        self,
+        image_channels: int,
+        out: int,
+        layers: int = 7,
+        channels: int = 64,
+        condition_dim: int = 0,
+        features: int = 1,
+        size: tuple[int, int] | None = None,
+    ):
         super().__init__()
         C = self.image_channels = image_channels
         self.out, self.features = out, features
@@ -131,6 +155,22 @@ class GatedPixelCNN(nn.Module):
         groups = torch.arange(C).repeat_interleave(c // C)
         self.head1 = GroupedConv(c, c, 1, groups, groups)
         self.head2 = GroupedConv(c, C * out, 1, groups, torch.arange(C).repeat_interleave(out))
+        self.place_v, self.place_h = (None if size is None else nn.Parameter(torch.zeros(*size, c)) for _ in range(2))
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """First weights as in the module's text."""
+        for i, f in enumerate(layer for layer in self.layers if isinstance(layer, GatedLayer)):
+            h = ADDED * max(i, 1) ** 0.5  # of i layers
+            for conv, sd, before in (
+                (f.vertical, 1.0, GATED if i else 1.0),
+                (f.horizontal, HALF, h if i else 1.0),
+                (f.across, HALF, 1.0),
+                (f.mix, ADDED, GATED),
+            ):
+                nn.init.normal_(conv.weight, std=sd / before / conv.weight[0].numel() ** 0.5)
+                nn.init.zeros_(_bias(conv))
 
     def forward(self, x: Float[Tensor, "B CE H W"], c: Float[Tensor, "B cond"] | None = None) -> Float[Tensor, "B C H W P"]:
         # Channels last from here on, which convolutions keep: a step on a CPU takes 0.9 of the time. (With one channel both layouts are the
@@ -141,6 +181,9 @@ class GatedPixelCNN(nn.Module):
         v, h = F.pad(x, (first.r, first.r, first.r, 0)), F.pad(x, (first.r, first.reach - 1 - first.r, 0, 0))
         for layer, reach in zip(layers, [*(f.r for f in layers[1:]), 0], strict=True):
             v, h = layer(v, h, c, reach)
+            if layer is first and self.place_v is not None and self.place_h is not None:
+                v = v if layer.last else v + _within(self.place_v, around(reach), v)
+                h = h + _within(self.place_h, left(reach), h)
         y = self.head2(F.relu(self.head1(F.relu(h))))
         return y.unflatten(1, (self.image_channels, self.out)).movedim(2, -1)
 
@@ -173,7 +216,8 @@ class GatedPixelCNN(nn.Module):
         top, middle = new(self.channels, n), new(self.channels, n)
 
         for i in range(H):
-            above = _rows_above(layers, columns, rows, done if i else None, c)
+            place = None if self.place_v is None or not i else self.place_v[i - 1].t()
+            above = _rows_above(layers, columns, rows, done if i else None, c, place)
             # The horizontal stack's inputs: the columns of this row, padded by r on the left, (r + W, features, n).
             past = [new(layer.r + W, layer.vertical.in_channels, n) for layer in layers]
             for j in range(W):
@@ -188,6 +232,8 @@ class GatedPixelCNN(nn.Module):
                         o = torch.addmm(f.bias[g], f.mix[g], gated[k][:upto], out=here[k + 1][own])
                         if k:
                             o += here[k][own]
+                        elif self.place_h is not None:
+                            o += self.place_h[i, j, own, None]
                     (w1, b1), (w2, b2) = head1[g], head2[g]
                     torch.addmm(b1, w1, top[:upto].relu(), out=middle[own])
                     value = choose(g, i, j, torch.addmm(b2, w2, middle[:upto].relu())).reshape(E, n)
@@ -232,6 +278,11 @@ class _Column(NamedTuple):
         )
 
 
+def _within(place: Float[Tensor, "H W c"], frame: Frame, like: Tensor) -> Tensor:
+    """Vectors of places in a frame of zeros, (c, H + top, W + left + right)."""
+    return F.pad(place.permute(2, 0, 1), (frame.left, frame.right, frame.top, 0)).to(like.dtype)
+
+
 def _bias(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
     return conv.bias[:, None]
@@ -246,9 +297,10 @@ def _by_group(conv: GroupedConv, C: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _rows_above(
-    layers: list[GatedLayer], columns: list[_Column], rows: list[Tensor], done: Tensor | None, c: Tensor | None
+    layers: list[GatedLayer], columns: list[_Column], rows: list[Tensor], done: Tensor | None, c: Tensor | None, place: Tensor | None
 ) -> list[Tensor]:
-    """Advance the vertical stack by the row `done` (n, C E, W), in place, and return what each horizontal layer adds: (W, C, 2 m, n).
+    """Advance the vertical stack by the row `done` (n, C E, W), in place, and return what each horizontal layer adds: (W, C, 2 m, n). The
+    first layer's output gets the row's `place` (c, W).
 
     Before the first row there is nothing above, and only biases and the condition remain.
     """
@@ -268,5 +320,7 @@ def _rows_above(
             if f.condition_v is not None and c is not None:
                 a = a + f.condition_v(c)[:, :, None]
             v = a if f.last else gate(a)
+            if place is not None and f.first and not f.last:
+                v = v + place
         out.append(add.view(W, C, -1, n))
     return out

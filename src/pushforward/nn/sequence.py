@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["CausalTransformer", "RecurrentNet"]
+from .moving import move
+
+__all__ = ["CausalTransformer", "Raster", "RecurrentNet"]
 
 Drop = Callable[[Tensor], Tensor] | None
 Product = Callable[[Tensor], Tensor]
@@ -26,6 +28,24 @@ INITIAL_SD = 0.02
 """Of a transformer's weights (Radford et al. 2019, GPT-2)."""
 LONG = 16
 """Steps from which weights are laid out anew for sampling."""
+
+
+class Raster(nn.Module):
+    """Where in an image (C, H, W) a step in raster order is: a vector for its row, one for its column and one for its channel, added."""
+
+    place: Tensor
+
+    def __init__(self, shape: tuple[int, ...], width: int, sd: float):
+        super().__init__()
+        C, H, W = shape
+        self.vectors = nn.Parameter(sd * torch.randn(H + W + C, width))
+        # Row i, column j and channel g of step t, as rows of `vectors`.
+        i, j, g = torch.meshgrid(torch.arange(H), H + torch.arange(W), H + W + torch.arange(C), indexing="ij")
+        self.register_buffer("place", torch.stack([i, j, g], -1).view(-1, 3), persistent=False)
+
+    def forward(self, first: int, last: int) -> Float[Tensor, "k w"]:
+        """Those of steps `first` .. `last` - 1."""
+        return F.embedding_bag(self.place[first:last], self.vectors, mode="sum")
 
 
 class RecurrentNet(nn.Module):
@@ -58,6 +78,10 @@ class RecurrentNet(nn.Module):
         for i, layer in enumerate(self.layers):
             e, state[i] = layer(e, state[i])
         return e
+
+    def move(self, state: list[Any], index: Tensor) -> None:
+        """Let row r of the state be what row `index[r]` was."""
+        state[:] = [tuple(s[:, index] for s in kept) if isinstance(kept, tuple) else kept[:, index] for kept in state]
 
 
 class _Block(nn.Module):
@@ -153,6 +177,10 @@ class CausalTransformer(nn.Module):
             x = block(x, self.turn, None, cache, t, maps)
         state["t"] = t + k
         return self.norm(x)
+
+    def move(self, state: dict[str, Any], index: Tensor) -> None:
+        """Let row r of the cache be what row `index[r]` was."""
+        move(index, 2, state["cache"][:, :, :, :, : state["t"]])
 
 
 def product(w: Float[Tensor, "out in"], rows: int) -> Product:

@@ -225,7 +225,7 @@ class MADE(GradientModel):
 
         if incremental:
             net = self.net if ordering is self.orderings[0] else reordered(self.net, ordering)
-            net.incremental(len(x), c, choose, None if swarm is None else swarm.moved)
+            net.incremental(len(x), c, lambda d, params: choose(d, params.t()).t(), None if swarm is None else swarm.moved)
         else:
             for d in ordering.sequence:
                 choose(d, self._params(x.view_as(given), c, ordering)[:, self.columns.slices[d]])

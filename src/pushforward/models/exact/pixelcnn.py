@@ -31,20 +31,23 @@ class PixelCNN(PixelModel):
         Features of each stack, rounded up to a multiple of the image's channels. Default: 64 for images of at least 16x16, else 32: on 8x8
         digits 4 x 32 reaches 78.7 nats in a minute of one core, where 7 x 64 takes too few steps. (The paper's networks are for GPUs and
         days.)
+    places
+        Whether the first layer's features get a learned vector at every place, so that the network knows where it is. On by default.
     """
 
     name = "pixelcnn"
     training = Training(lr=3e-3, batch_size=64, ema=0.995, schedule="cosine", clip=1.0)
 
-    def __init__(self, *, layers: int | None = None, channels: int | None = None):
+    def __init__(self, *, layers: int | None = None, channels: int | None = None, places: bool = True):
         super().__init__()
-        self.layers, self.channels = layers, channels
+        self.layers, self.channels, self.places = layers, channels, places
 
     def _network(self, spec: DataSpec, params: int, embedded: int | None) -> GatedPixelCNN:
         layers, channels = (7, 64) if min(spec.shape[1:]) >= 16 else (4, 32)
         layers, channels = self.layers or layers, self.channels or channels
         features = min(embedded, channels) if embedded else 1
-        return GatedPixelCNN(spec.shape[0], params, layers, channels, spec.condition_dim, features)
+        size = (spec.shape[1], spec.shape[2]) if self.places else None
+        return GatedPixelCNN(spec.shape[0], params, layers, channels, spec.condition_dim, features, size)
 
 
 def known_answers() -> Iterator[Known]:

@@ -28,9 +28,9 @@ def refusal(name: str, spec: DataSpec, values: tuple[str, ...] = ("binary", "lev
     return None
 
 
-def raster(known: Tensor) -> Tensor:
-    """A mask (C, H, W) in the order of the choices: row by row, pixel by pixel, channel by channel."""
-    return known.movedim(0, -1).flatten()
+def raster(x: Tensor) -> Tensor:
+    """Entries (..., C, H, W) in the order of the choices, (..., C H W): row by row, pixel by pixel, channel by channel."""
+    return x.movedim(-3, -1).flatten(-3)
 
 
 class RasterModel(GradientModel):

@@ -1,4 +1,4 @@
-"""Recurrent models of texts and music: each step given all before, by an LSTM or GRU."""
+"""Recurrent models of texts, music and images: each step given all before, by an LSTM or GRU."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -16,10 +16,11 @@ __all__ = ["Recurrent"]
 
 
 class Recurrent(SequenceModel):
-    r"""A recurrent network over texts or music: log p(x | c) = sum_t log p(x_t | h_t), h_t = f(h_{t-1}, x_{t-1}, c), exactly.
+    r"""A recurrent network over texts, music or images: log p(x | c) = sum_t log p(x_t | h_t), h_t = f(h_{t-1}, x_{t-1}, c), exactly.
 
-    Symbols of a text have a softmax. Frames of a pianoroll have NADE over the keys, from low to high, given h_t: the RNN-NADE of
-    Boulanger-Lewandowski et al. (2012) with an LSTM in place of its tanh units; or independent keys. Sampling carries h_t along.
+    Symbols of a text have a softmax, and so have pixels, which come in raster order, each with its row and column told. Frames of a
+    pianoroll have NADE over the keys, from low to high, given h_t: the RNN-NADE of Boulanger-Lewandowski et al. (2012) with an LSTM in
+    place of its tanh units; or independent keys. Sampling carries h_t along.
 
     References: Hochreiter & Schmidhuber 1997, Long Short-Term Memory; Boulanger-Lewandowski, Bengio, Vincent 2012, Modeling Temporal
     Dependencies in High-Dimensional Sequences, section 5.

@@ -1,4 +1,4 @@
-"""Transformers over texts and music: each step attends to all before."""
+"""Transformers over texts, music and images: each step attends to all before."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -17,14 +17,14 @@ __all__ = ["Transformer"]
 
 
 class Transformer(SequenceModel):
-    r"""A causal transformer over texts or music: log p(x | c) = sum_t log p(x_t | x_{<t}, c), exactly, all steps in one pass.
+    r"""A causal transformer over texts, music or images: log p(x | c) = sum_t log p(x_t | x_{<t}, c), exactly, all steps in one pass.
 
     Pre-norm blocks of attention and a network of four times the width, without biases; the symbols of texts leave by the weights they enter
-    by. Frames of a pianoroll have NADE over the keys, from low to high, or independent keys. Sampling keeps the keys and values of all the
-    steps before.
+    by. Pixels are symbols too, in raster order, each with its row and column told besides its step. Frames of a pianoroll have NADE over
+    the keys, from low to high, or independent keys. Sampling keeps the keys and values of all the steps before.
 
     References: Vaswani et al. 2017, Attention Is All You Need; Radford et al. 2019, Language Models are Unsupervised Multitask Learners
-    (GPT-2, whose layout and initial weights these are); Su et al. 2021, RoFormer.
+    (GPT-2, whose layout and initial weights these are); Su et al. 2021, RoFormer; Chen et al. 2020, Generative Pretraining from Pixels.
 
     Parameters
     ----------
