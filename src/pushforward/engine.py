@@ -24,16 +24,15 @@ def leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def make_fabric(t: Training, several: bool) -> "Fabric":
-    """Fabric for these settings; `several` objectives leave parameters unused in turn."""
+def make_fabric(t: Training, unused: bool) -> "Fabric":
+    """Fabric for these settings; `unused` says whether a step may leave parameters without a gradient, as several objectives do in turn."""
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
     precision = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}[t.precision]
     strategy: Any = t.strategy
     if strategy == "ddp" or (strategy == "auto" and (t.devices not in (1, "1", "auto") or t.nodes > 1)):
-        # Each objective leaves the other players' parameters without a gradient, which DDP must be told.
-        strategy = DDPStrategy(find_unused_parameters=several)
+        strategy = DDPStrategy(find_unused_parameters=unused)
     return Fabric(accelerator=t.accelerator, devices=t.devices, num_nodes=t.nodes, strategy=strategy, precision=precision)  # pyright: ignore
 
 

@@ -141,6 +141,8 @@ class Objective:
     """Done to the parameters after each of its steps, such as clipping them to a box."""
     fresh: bool = True
     """Whether it takes a new batch; False looks at the one that the objective before it has just used."""
+    partial: bool = False
+    """Whether a step may leave some of the parameters without a gradient."""
 
     def parameters(self) -> list[nn.Parameter]:
         found: dict[int, nn.Parameter] = {}

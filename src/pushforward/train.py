@@ -351,7 +351,7 @@ def train(
     """
     from .observers import Progress
 
-    fabric = make_fabric(training, several=len(objectives) > 1)
+    fabric = make_fabric(training, unused=len(objectives) > 1 or objectives[0].partial)
     ours = not torch.distributed.is_initialized() if torch.distributed.is_available() else False
     fabric.launch()
     watching = [*observers, *(kind() for kind, on in ((Alarms, training.alarms), (Progress, training.progress)) if on and rank_zero())]

@@ -20,6 +20,7 @@ FAMILIES = {
     "made": lambda: MADE(hidden=(24, 24)),
     "made, natural, 3 masks": lambda: MADE(hidden=(24, 24), masks=3),
     "made, random, 3 masks": lambda: MADE(hidden=(24, 24), order="random", masks=3, direct=True),
+    "made, random, 3 masks of their own": lambda: MADE(hidden=(12, 12), order="random", masks=3, shared=False),
     "nade": lambda: NADE(hidden=12),
     "nade, random": lambda: NADE(hidden=12, order="random"),
     "pixelcnn": lambda: PixelCNN(layers=3, channels=8),

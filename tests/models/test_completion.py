@@ -1,5 +1,7 @@
 """`complete`: what is known stays, what is not is drawn; masks in the user's own form; any subset by a MADE that serves every order."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,8 +54,8 @@ def test_an_agnostic_made_completes_any_subset_exactly(masks: int) -> None:
 
 def test_many_masks_are_a_mixture_of_their_members() -> None:
     """Log p = log mean_m p_m, and the records follow it; no member is another's equal."""
-    for order in ("natural", "random"):
-        model = MADE(hidden=(16,), order=order, masks=3).build(BITS, seed=1).double()
+    for order, shared in itertools.product(("natural", "random"), (True, False)):
+        model = MADE(hidden=(16,), order=order, masks=3, shared=shared).build(BITS, seed=1).double()
         with torch.no_grad():
             for p in model.parameters():
                 p.mul_(2.0)
@@ -97,6 +99,20 @@ def test_training_takes_the_masks_in_turn_and_fresh_ones_when_agnostic() -> None
     fresh = losses(MADE(hidden=(16,), order="random", agnostic=True))
     assert len(set(fresh)) == 6
     assert fresh == losses(MADE(hidden=(16,), order="random", agnostic=True))
+
+
+def test_members_with_weights_of_their_own_are_trained_one_a_step() -> None:
+    from pushforward.train import Batch
+
+    model = MADE(hidden=(16,), order="random", masks=3, shared=False).build(BITS, seed=1).train()
+    nets = [model.net, *model.others]
+    assert len({n.out.weight.sum().item() for n in nets}) == 3
+    for step in range(6):
+        model.zero_grad()
+        model._objectives()[0].loss(Batch(torch.ones(8, 6), None, torch.arange(8), Rng.seeded(0), step)).per_record.sum().backward()
+        assert [n.out.weight.grad is not None for n in nets] == [step % 3 == m for m in range(3)]
+    with pytest.raises(ConfigError, match="serves every order by one set of weights"):
+        MADE(order="random", agnostic=True, shared=False).build(BITS)
 
 
 def test_dropout_thins_out_hidden_units_of_training_steps_alone() -> None:

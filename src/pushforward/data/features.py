@@ -44,7 +44,7 @@ class Features:
         return torch.cat([_one(flat[:, c], s) for c, s, _ in self.blocks], 1)
 
     def see(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B *features"]:
-        """What an encoder network is shown: `encode(x)`, or x where all entries are binary or real.
+        """What a network that reads records is shown: `encode(x)`, or x where all entries are binary or real.
 
         Dense and convolutional layers absorb the map {0, 1} -> {-1, 1}, so binary records go in as they are.
         """

@@ -34,7 +34,8 @@ class MADE(GradientModel):
     The conditional of an entry depends on its support: real, a mixture of Gaussians (MADE MoG, Papamakarios et al. 2017); unit, a
     mixture of Gaussians truncated to [0, 1]; binary, a Bernoulli; categories(k), a softmax; levels(k), a softmax for k <= 64 and a
     mixture of discretised logistics (Salimans et al. 2017) beyond. Columns of a table may differ. Categories enter the network one-hot,
-    levels scaled to [-1, 1].
+    levels scaled to [-1, 1], and bits, where there is nothing else, as they are: the weights of pixels that are hardly ever on then hardly
+    ever move, and binarised digits are overfitted later.
 
     With several `masks` the density is their mean, p(x) = (1/M) sum_m p_m(x): still exact, and never worse in mean log-probability than
     the mean of the members (Jensen). `complete` draws p_o(unknown | known) in an order o in which all that is known comes first: one of
@@ -56,8 +57,11 @@ class MADE(GradientModel):
     direct
         Whether inputs also reach the outputs linearly, as in the paper. Off by default: it adds D times the number of outputs in weights.
     masks
-        M, the orderings that share the weights: each deals other degrees to the hidden units and, when the order is random, has another
-        order. A step of training takes one of them in turn. Default 1; the paper's best on binarised MNIST has 32.
+        M, the orderings: each deals other degrees to the hidden units and, when the order is random, has another order. A step of training
+        takes one of them in turn. Default 1; the paper's best on binarised MNIST has 32.
+    shared
+        Whether the orderings share the weights, as in the paper. Where each has weights of its own its members know nothing of each other,
+        take M times the memory, and differ by their first weights too.
     dropout
         Share of hidden units set to zero in a step of training. Off by default; wide layers over few records overfit without it.
     agnostic
@@ -78,34 +82,39 @@ class MADE(GradientModel):
         order_seed: int = 0,
         direct: bool = False,
         masks: int = 1,
+        shared: bool = True,
         dropout: float = 0.0,
         agnostic: bool = False,
     ):
         super().__init__()
         self.order: Literal["natural", "random"] = order
         self.hidden, self.components, self.order_seed, self.direct = hidden, components, order_seed, direct
-        self.masks, self.dropout, self.agnostic = masks, dropout, agnostic
+        self.masks, self.shared, self.dropout, self.agnostic = masks, shared, dropout, agnostic
 
     def _build(self, spec: DataSpec) -> None:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is a share from 0 to below 1, got {self.dropout}.")
+        if self.agnostic and not self.shared:
+            raise ConfigError("An agnostic MADE serves every order by one set of weights. Give shared=True, or leave agnostic out.")
         self.nfe = spec.dim
         self.features = Features(spec)
         self.columns = ColumnLikelihood([self._family(s) for s in spec.columns])
         one = {s: Features(DataSpec("points", (1,), (s,))) for s in spec.supports}
         self.encoders = [one[s] for s in spec.columns]
-        self.net = MaskedMLP(
-            [e.dim for e in self.encoders],
-            [s.stop - s.start for s in self.columns.slices],
-            self.hidden,
-            spec.condition_dim,
-            self.order,
-            self.order_seed,
-            self.direct,
-        )
-        others = [Ordering.drawn(self.net, self.order_seed + m, self.order) for m in range(1, self.masks)]
-        self.orderings = [Ordering.own(self.net), *others]
-        self._spread()
+        self.shown = [e.see if self.features.as_they_are else e.encode for e in self.encoders]
+        """What the network is shown of a value of each column, the same as in a whole record."""
+        self.net, *others = (self._network(spec, self.order_seed + m) for m in range(1 if self.shared else self.masks))
+        self.others = torch.nn.ModuleList(others)
+        """The networks of the orderings after the first, where they do not share it."""
+        self.orderings = [Ordering.own(net) for net in (self.net, *others)]
+        if self.shared:
+            self.orderings += [Ordering.drawn(self.net, self.order_seed + m, self.order) for m in range(1, self.masks)]
+
+    def _network(self, spec: DataSpec, seed: int) -> MaskedMLP:
+        widths = [e.dim for e in self.encoders], [s.stop - s.start for s in self.columns.slices]
+        net = MaskedMLP(*widths, self.hidden, spec.condition_dim, self.order, seed, self.direct)
+        self._spread(net)
+        return net
 
     def _family(self, support: Support) -> Likelihood:
         softmax = support.name == "levels" and support.size is not None and support.size <= SOFTMAX_LEVELS
@@ -114,21 +123,27 @@ class MADE(GradientModel):
         return Mixture(family, self.components) if mixed and self.components > 1 else family
 
     @torch.no_grad()
-    def _spread(self) -> None:
+    def _spread(self, net: MaskedMLP) -> None:
         """Start the members of each mixture apart, at the quantiles of the column's rough range; equal ones would stay nearly equal."""
         K = self.components
         at = torch.special.ndtri((torch.arange(K) + 0.5) / K)
         for family, place in zip(self.columns.likelihoods, self.columns.slices, strict=True):
             if isinstance(family, Mixture):
                 locations = torch.arange(place.start + K, place.stop, family.family.n_params)
-                self.net.out.bias[locations] = at / 2 if "levels" in family.supports else at
+                net.out.bias[locations] = at / 2 if "levels" in family.supports else at
 
     def _params(self, x: Tensor, c: Tensor | None, ordering: Ordering, drop: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        seen = self.features.encode(x).flatten(1)
-        return self.net(seen, c, drop) if ordering is self.orderings[0] else under(self.net, ordering, seen, c, drop)
+        seen = self.features.see(x).flatten(1)
+        net = self._own(ordering)
+        return under(self.net, ordering, seen, c, drop) if net is None else net(seen, c, drop)
+
+    def _own(self, ordering: Ordering) -> MaskedMLP | None:
+        """The network whose own order this is, if any."""
+        nets = (self.net, *self.others)
+        return next((n for n, o in zip(nets, self.orderings) if o is ordering), None)  # pyright: ignore[reportReturnType]
 
     def _objectives(self) -> tuple[Objective, ...]:
-        return (Objective("nll", (self.net,), self._loss),)
+        return (Objective("nll", (self.net, self.others), self._loss, partial=not self.shared),)
 
     def _loss(self, batch: Batch) -> Loss:
         if not self.learning:
@@ -221,10 +236,10 @@ class MADE(GradientModel):
                 x[:, d] = draw(self.columns.likelihoods[d], params, rng, temperature)
             elif swarm is not None:
                 swarm.weigh(self.columns.likelihoods[d].log_prob(params, x[:, d]), x)
-            return self.encoders[d].encode(x[:, d : d + 1])
+            return self.shown[d](x[:, d : d + 1])
 
         if incremental:
-            net = self.net if ordering is self.orderings[0] else reordered(self.net, ordering)
+            net = self._own(ordering) or reordered(self.net, ordering)
             net.incremental(len(x), c, lambda d, params: choose(d, params.t()).t(), None if swarm is None else swarm.moved)
         else:
             for d in ordering.sequence:
