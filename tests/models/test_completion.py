@@ -111,6 +111,9 @@ def test_members_with_weights_of_their_own_are_trained_one_a_step() -> None:
         model.zero_grad()
         model._objectives()[0].loss(Batch(torch.ones(8, 6), None, torch.arange(8), Rng.seeded(0), step)).per_record.sum().backward()
         assert [n.out.weight.grad is not None for n in nets] == [step % 3 == m for m in range(3)]
+    # Several processes are told that a step leaves parameters without gradients.
+    assert model._objectives()[0].partial
+    assert not MADE(hidden=(16,), masks=3).build(BITS)._objectives()[0].partial
     with pytest.raises(ConfigError, match="serves every order by one set of weights"):
         MADE(order="random", agnostic=True, shared=False).build(BITS)
 

@@ -46,7 +46,7 @@ class Features:
     def see(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B *features"]:
         """What a network that reads records is shown: `encode(x)`, or x where all entries are binary or real.
 
-        Dense and convolutional layers absorb the map {0, 1} -> {-1, 1}, so binary records go in as they are.
+        Dense and convolutional layers absorb the map {0, 1} -> {-1, 1}, so binary records go in as they are: what is 0 moves no weight.
         """
         return x if self.as_they_are else self.encode(x)
 

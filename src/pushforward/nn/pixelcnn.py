@@ -10,8 +10,8 @@ without the blind spot of a single masked one:
 where shift moves one row down, so that row i receives rows < i. In the first layer the horizontal kernel ends one column earlier (mask
 A) and has no residual. Two 1x1 convolutions after ReLUs turn the last h into P parameters per channel.
 
-**Places.** Convolutions know where they are only near an edge. For images of one size v_1 and h_1 get a learned vector at every place,
-as the paper's condition that depends on the location (its equation 5, with the place itself as the condition).
+**Places.** Convolutions know where they are only near an edge. For images of one size a learned vector is added to v_1 and h_1 at every
+place. (The paper's equation 5 has a condition that depends on the location, inside the gates.)
 
 **First weights.** a has sd 1 in every layer, and each layer adds h of sd 1/2, when all that enters is independent and the first inputs have
 sd 1: the gate of two standard normals has sd GATED, and a stack of seven gates with torch's own first weights would leave a thousandth.
@@ -182,8 +182,8 @@ class GatedPixelCNN(nn.Module):
         for layer, reach in zip(layers, [*(f.r for f in layers[1:]), 0], strict=True):
             v, h = layer(v, h, c, reach)
             if layer is first and self.place_v is not None and self.place_h is not None:
-                v = v if layer.last else v + _within(self.place_v, around(reach), v)
-                h = h + _within(self.place_h, left(reach), h)
+                v = v if layer.last else v + framed(_image(self.place_v, v), around(reach))
+                h = h + framed(_image(self.place_h, h), left(reach))
         y = self.head2(F.relu(self.head1(F.relu(h))))
         return y.unflatten(1, (self.image_channels, self.out)).movedim(2, -1)
 
@@ -278,9 +278,9 @@ class _Column(NamedTuple):
         )
 
 
-def _within(place: Float[Tensor, "H W c"], frame: Frame, like: Tensor) -> Tensor:
-    """Vectors of places in a frame of zeros, (c, H + top, W + left + right)."""
-    return F.pad(place.permute(2, 0, 1), (frame.left, frame.right, frame.top, 0)).to(like.dtype)
+def _image(place: Float[Tensor, "H W c"], like: Tensor) -> Float[Tensor, "1 c H W"]:
+    """Vectors of places as an image, in the precision of another."""
+    return place.permute(2, 0, 1)[None].to(like.dtype)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
