@@ -4,9 +4,9 @@ Four games: DCGAN on 1 x 28 x 28 (batch normalisation in both players, the gener
 DCGAN networks without normalisation on 3 x 32 x 32 with the plain loss and fresh samples, the same with the Wasserstein gradient penalty,
 and the default for points (relativistic, R1 and R2). The loops by hand use torch's own layers and autograd, fused Adam and batches by
 index, with channels last for images; for images a second loop is as such loops are usually written: contiguous memory, Adam as it comes,
-records and samples in a pass each, samples seen twice, and gradients of the critic in the generator's step that nobody uses. Contenders
-run in turn in one process, each for a short and a long call; the difference is what its rounds cost. Targets: 1.02x of the loop by hand,
-and for DCGAN 0.8x of the usual one, in float32 and in bf16.
+convolutions for what is dense, records and samples in a pass each, samples seen twice, and gradients of the critic in the generator's step
+that nobody uses. Contenders run in turn in one process, each for a short and a long call; the difference is what its rounds cost. Targets:
+1.02x of the loop by hand, and for DCGAN 0.8x of the usual one, in float32 and in bf16.
 
     python benchmarks/gan_steps.py [--only DCGAN]
 """
@@ -39,20 +39,27 @@ GAMES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
 """Name -> batch, rounds of a short and of a long call, hyperparameters."""
 
 
-def dcgan(depth: int, side: int, c: int, noise: int, norm: bool) -> tuple[nn.Module, nn.Module]:
-    """The layers of `ConvDecoder` and `ConvEncoder`: halvings to 4 x 4, or to 7 x 7 from 28 x 28."""
+def dcgan(depth: int, side: int, c: int, noise: int, norm: bool, usual: bool) -> tuple[nn.Module, nn.Module]:
+    """The layers of `ConvDecoder` and `ConvEncoder`: halvings to 4 x 4, or to 7 x 7 from 28 x 28.
+
+    What is dense there, the generator's first layer and the critic's last, is usually written as a convolution of the whole image.
+    """
     up = partial(nn.ConvTranspose2d, kernel_size=4, stride=2, padding=1)
     down = partial(nn.Conv2d, kernel_size=4, stride=2, padding=1)
     halvings, normalised = {28: 2, 32: 3}[side], nn.BatchNorm2d if norm else nn.Identity
     widths = [depth, *(c * 2**i for i in range(halvings))]
     end = side // 2**halvings
     generator: list[nn.Module] = [nn.Linear(noise, widths[-1] * end**2), nn.Unflatten(1, (widths[-1], end, end))]
+    top: list[nn.Module] = [nn.Flatten(), nn.Linear(widths[-1] * end**2, 1)]
+    if usual:
+        generator = [nn.Unflatten(1, (noise, 1, 1)), nn.ConvTranspose2d(noise, widths[-1], end)]
+        top = [nn.Conv2d(widths[-1], 1, end), nn.Flatten()]
     critic: list[nn.Module] = []
     for a, b in itertools.pairwise(widths):
         critic += [down(a, b), normalised(b) if a != depth else nn.Identity(), nn.LeakyReLU(0.2)]
     for a, b in itertools.pairwise(widths[::-1]):
         generator += [normalised(a), nn.LeakyReLU(0.2), up(a, b)]
-    return nn.Sequential(*generator, nn.Tanh()), nn.Sequential(*critic, nn.Flatten(), nn.Linear(widths[-1] * end**2, 1))
+    return nn.Sequential(*generator, nn.Tanh()), nn.Sequential(*critic, *top)
 
 
 def slope(critic: nn.Module, u: Tensor) -> Tensor:
@@ -64,7 +71,7 @@ def images_by_hand(x: Tensor, batch: int, hyper: dict[str, Any], usual: bool, ro
     layout = torch.contiguous_format if usual else torch.channels_last
     penalty, noise, reuse = "loss" in hyper, hyper.get("noise_dim", NOISE), usual or "reuse" in hyper
     _, depth, side, _ = x.shape
-    nets = dcgan(depth, side, hyper.get("channels", CHANNELS), noise, "norm" in hyper)
+    nets = dcgan(depth, side, hyper.get("channels", CHANNELS), noise, "norm" in hyper, usual)
     generator, critic = (net.to(memory_format=layout) for net in nets)  # pyright: ignore[reportCallIssue]
     optimizers = [torch.optim.Adam(net.parameters(), fused=not usual, **ADAM) for net in (critic, generator)]
     order = itertools.chain.from_iterable(torch.randperm(len(x)).split(batch)[:-1] for _ in itertools.count())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .alarms import Alarms, origin
 from .data import Data
-from .engine import forecast, interruptible, judges, learning_rate, leave_group, make_fabric, make_optimizer
+from .engine import forecast, interruptible, judges, learning_rate, leave_group, make_fabric, make_optimizer, memory_kept
 from .errors import ConfigError, DataError, Diverged
 from .objective import Batch, Loss, Objective, Observer, Training
 from .rng import Rng
@@ -333,6 +333,7 @@ class Loop:
         return self.fabric.broadcast(min(times)) if self.fabric.world_size > 1 else min(times)
 
 
+@memory_kept()
 def train(
     model: nn.Module,
     objectives: Sequence[Objective],
