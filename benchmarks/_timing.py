@@ -1,14 +1,47 @@
 """Timing that holds on a shared machine: contenders visited in turn, medians, ratios taken round by round."""
 
+import contextlib
+import functools
+import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 from _result import Result as Result
+
+
+def _serve(work: Callable[[], Any], pipe: Connection) -> None:
+    while pipe.recv():
+        pipe.send(work())
+
+
+@contextlib.contextmanager
+def apart(contenders: dict[str, Callable[[], Any]]) -> Iterator[dict[str, Callable[[], Any]]]:
+    """The contenders in a process each, as they would be in a script of their own.
+
+    Our verbs set the C library's allocator (`pushforward.memory`), from which others in the same process would profit. Linux only: the
+    processes are forks, so nothing may have been trained before.
+    """
+    fork = multiprocessing.get_context("fork")
+    pipes: dict[str, Connection] = {}
+    for name, work in contenders.items():
+        pipes[name], there = fork.Pipe()
+        fork.Process(target=_serve, args=(work, there), daemon=True).start()
+
+    def called(pipe: Connection) -> Any:
+        pipe.send(True)
+        return pipe.recv()
+
+    try:
+        yield {name: functools.partial(called, pipe) for name, pipe in pipes.items()}
+    finally:
+        for pipe in pipes.values():
+            pipe.send(False)
 
 
 def interleave(

@@ -1,4 +1,4 @@
-"""Flows beside zuko, nflows and normflows: a training step, log_prob of 4,096 records and 512 samples, one thread, in turn in one process.
+"""Flows beside zuko, nflows and normflows: a training step, log_prob of 4,096 records and 512 samples, one thread, in turn, a process each.
 
 Same architecture for all: 5 maps, two hidden layers, the entries reversed (or shuffled) in between, 8 bins on [-5, 5]; parameter counts are
 in the settings. All take their steps with the same fused Adam on batches of 256; `fit` is ours through the training loop, per step, by
@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from _timing import Result
+from _timing import Result, apart
 from torch import Tensor, nn
 
 import pushforward as pf
@@ -111,9 +111,10 @@ def through_fit(kind: str, data: pf.Data, steps: int) -> Callable[[], float]:
 
 def in_turn(contenders: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
     """Seconds per unit that each contender reports, round by round, after one warm-up."""
-    for work in contenders.values():
-        work()
-    rounds = [{name: work() for name, work in contenders.items()} for _ in range(repeats)]
+    with apart(contenders) as works:
+        for work in works.values():
+            work()
+        rounds = [{name: work() for name, work in works.items()} for _ in range(repeats)]
     return {name: [r[name] for r in rounds] for name in contenders}
 
 

@@ -5,7 +5,7 @@ DCGAN networks without normalisation on 3 x 32 x 32 with the plain loss and fres
 and the default for points (relativistic, R1 and R2). The loops by hand use torch's own layers and autograd, fused Adam and batches by
 index, with channels last for images; for images a second loop is as such loops are usually written: contiguous memory, Adam as it comes,
 convolutions for what is dense, records and samples in a pass each, samples seen twice, and gradients of the critic in the generator's step
-that nobody uses. Contenders run in turn in one process, each for a short and a long call; the difference is what its rounds cost. Targets:
+that nobody uses. Contenders run in turn, in a process each, for a short and a long call; the difference is what its rounds cost. Targets:
 1.02x of the loop by hand, and for DCGAN 0.8x of the usual one, in float32 and in bf16.
 
     python benchmarks/gan_steps.py [--only DCGAN]
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _timing import Result, interleave
+from _timing import Result, apart, interleave
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -167,7 +167,8 @@ if __name__ == "__main__":
             _, short, long, _ = GAMES[name]
             makers = contenders(name, sets[name.split(",")[0]])
             calls = {f"{who}, {n}": partial(work, n) for who, work in makers.items() for n in (short, long)}
-            rows = interleave(calls, floor=f"by hand, {short}", repeats=given.repeats, unit="call")
+            with apart(calls) as works:
+                rows = interleave(works, floor=f"by hand, {short}", repeats=given.repeats, unit="call")
             cost = {
                 who: [(b - a) / (long - short) for a, b in zip(rows[f"{who}, {short}"]["times"], rows[f"{who}, {long}"]["times"])]
                 for who in makers

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from toys import Duel, Gauss, Poisoned, Uneven
 
 import pushforward as pf
 from pushforward.data import Data, load_data
-from pushforward.engine import memory_kept
 from pushforward.objective import Loss, Objective, Observer, Training
 from pushforward.store import Run
 
@@ -321,53 +319,3 @@ def test_a_short_run_validates_on_few_records(steps: int, judged: int) -> None:
         model._loss = lambda batch: (sizes.append(len(batch)), loss(batch))[1]  # type: ignore[method-assign]
         model.fit(data, steps=steps, validate_every=3, alarms=False, **QUIET)
         assert sum(s for s in sizes if s != 32) == judged
-
-
-@pytest.mark.skipif(sys.platform != "linux" or "glibc" not in platform.libc_ver(), reason="glibc's allocator")
-def test_memory_that_a_step_frees_is_kept_while_training_and_given_back_after() -> None:
-    """Blocks of 80 MB, which glibc maps one by one: 20,480 pages each, paid for in every step; once they are kept, none is."""
-    program = """
-        import resource, torch
-        from pathlib import Path
-        from pushforward.engine import memory_kept
-
-        def pages(steps):
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            for _ in range(steps):
-                blocks = [torch.ones(20 * 2**20) for _ in range(2)]
-                del blocks
-            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-        def resident():
-            return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
-
-        torch.set_num_threads(1)
-        print(pages(1), resident())
-        with memory_kept():
-            pages(5)
-            print(pages(3), resident())
-        after = resident()
-        print(pages(1), after)
-        at = torch.empty(100 * 2**20).data_ptr()  # more than was ever freed
-        low, high = next(line for line in Path("/proc/self/maps").read_text().splitlines() if "[heap]" in line).split()[0].split("-")
-        print(int(low, 16) <= at < int(high, 16))
-        """
-    free = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
-    said = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=free, capture_output=True, text=True, check=True).stdout
-    *figures, on_the_heap = said.splitlines()
-    (paid, before), (paid_within, within), (paid_after, after) = ([float(v) for v in line.split()] for line in figures)
-    assert on_the_heap == "False"  # large blocks are mapped again
-    # All of a step's 40,960 pages outside; within, what Python itself may ask for.
-    assert min(paid, paid_after) > 40_000
-    assert paid_within < 1_000
-    assert within > before + 150  # MB: both blocks are there
-    assert after < before + 50
-
-
-def test_an_allocator_that_the_user_has_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str | None] = []
-    monkeypatch.setattr("ctypes.CDLL", lambda name: asked.append(name))
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
-    with memory_kept():
-        pass
-    assert not asked

@@ -1,11 +1,8 @@
-"""What the training loop asks of its engine: Lightning Fabric, optimisers, the learning rate, a forecast, memory, and Ctrl-C."""
+"""What the training loop asks of its engine: Lightning Fabric, optimisers, the learning rate, a forecast, and Ctrl-C."""
 
 import contextlib
-import ctypes
 import math
-import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,35 +16,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from .train import Loop
-
-
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-"""Parameters of glibc's `mallopt`, from its malloc.h."""
-MOST_DYNAMIC = 2**25
-"""The largest threshold of blocks mapped one by one that glibc sets itself, 32 MB; it then trims from twice that."""
-
-
-@contextlib.contextmanager
-def memory_kept() -> Iterator[None]:
-    """Within the block glibc keeps the memory that tensors free for those to come.
-
-    It hands large blocks back to the system at once, and the next step pays for each of their pages anew: of a recurrent model of 10,000
-    words that is half of the processor's time. Where the user has set glibc's allocator (`MALLOC_...`, `GLIBC_TUNABLES`), or there is
-    none, nothing changes.
-    """
-    chosen = any(key.startswith("MALLOC_") or key == "GLIBC_TUNABLES" for key in os.environ)
-    libc = None if chosen or sys.platform != "linux" else ctypes.CDLL(None)
-    if libc is None or not hasattr(libc, "mallopt"):
-        yield
-        return
-    libc.mallopt(MMAP_MAX, 0)
-    libc.mallopt(TRIM_THRESHOLD, -1)
-    try:
-        yield
-    finally:
-        for parameter, value in ((MMAP_MAX, 65_536), (MMAP_THRESHOLD, MOST_DYNAMIC), (TRIM_THRESHOLD, 2 * MOST_DYNAMIC)):
-            libc.mallopt(parameter, value)
-        libc.malloc_trim(0)
 
 
 def leave_group() -> None:

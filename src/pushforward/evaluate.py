@@ -22,6 +22,7 @@ from . import metrics, spaces
 from .data import Data, Records, as_data
 from .errors import DataError
 from .figures import Evaluation
+from .memory import memory_kept
 from .metrics import Estimate
 from .model import Model
 from .spaces import FIT_RECORDS, FeatureSpace, pick
@@ -48,6 +49,7 @@ ESTIMATOR: Mapping[str, str] = {
 }
 
 
+@memory_kept()
 def evaluate(
     model: Model,
     data: Any,

@@ -19,6 +19,7 @@ from torch import Tensor
 from .ais import Annealing, Chains, Joint, annealed_importance_sampling, bidirectional
 from .data import Records, as_data
 from .errors import ConfigError, DataError, Unsupported
+from .memory import memory_kept
 from .metrics import Estimate, bits_per_dim, mean_estimate
 from .model import Density, Model
 from .rng import Rng
@@ -89,6 +90,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@memory_kept()
 def evidence(
     model: Model,
     data: Any,

@@ -47,6 +47,7 @@ from .data.features import no_sequences
 from .data.partial import partial, restored
 from .data.spec import DataSpec
 from .errors import ConfigError, DataError, NotFitted, Unsupported, nearest
+from .memory import memory_kept
 from .objective import Batch, Loss, Objective, Observer, Training
 from .rng import Rng
 
@@ -235,6 +236,7 @@ class Model(nn.Module, ABC):
 
     # -- sample -------------------------------------------------------------------------------------------------------
 
+    @memory_kept(give_back=False)
     def sample(
         self, n: int = 1, *, condition: Any = None, generator: torch.Generator | None = None, seed: int | None = None, **options: Any
     ) -> Any:
@@ -255,6 +257,7 @@ class Model(nn.Module, ABC):
         assert x.shape == (n, *spec.shape), f"{type(self).__name__}._sample returned {tuple(x.shape)}"
         return x if self.schema is None else self.schema.decode(x)
 
+    @memory_kept(give_back=False)
     def complete(
         self,
         records: Any,
@@ -290,6 +293,7 @@ class Model(nn.Module, ABC):
 
     # -- evaluate likelihood ------------------------------------------------------------------------------------------
 
+    @memory_kept(give_back=False)
     def log_prob(
         self, records: Any, *, condition: Any = None, generator: torch.Generator | None = None, seed: int | None = None, **options: Any
     ) -> Tensor:
@@ -315,6 +319,7 @@ class Model(nn.Module, ABC):
         """
         return None
 
+    @memory_kept(give_back=False)
     def encode(self, records: Any, *, condition: Any = None) -> Tensor:
         """Codes of the records, (n, d)."""
         self._ready("encode")
@@ -322,6 +327,7 @@ class Model(nn.Module, ABC):
         with torch.no_grad():
             return torch.cat([hook(x, c).cpu() for x, c in self._chunks(records, condition)])
 
+    @memory_kept(give_back=False)
     def decode(self, z: Any, *, condition: Any = None) -> Any:
         """Records at the codes `z` (n, d), in the user's own form."""
         self._ready("decode")

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from . import checkpoint
 from .alarms import Alarms, origin
 from .data import Data
-from .engine import forecast, interruptible, judges, learning_rate, leave_group, make_fabric, make_optimizer, memory_kept
+from .engine import forecast, interruptible, judges, learning_rate, leave_group, make_fabric, make_optimizer
 from .errors import ConfigError, DataError, Diverged
+from .memory import memory_kept
 from .objective import Batch, Loss, Objective, Observer, Training
 from .rng import Rng
 from .store import Run, rank_zero, say
