@@ -126,6 +126,7 @@ class NADE(GradientModel):
         one = {s: Features(DataSpec("points", (1,), (s,))) for s in spec.supports}
         self.encoders = [one[s] for s in spec.columns]
         self.features = Features(spec)
+        self.shown = [e.see if self.features.as_they_are else e.encode for e in self.encoders]
         self.sequence = sequence_of(spec.dim, self.order, self.order_seed)
         self.widths = [e.dim for e in self.encoders]
         self.params = [s.stop - s.start for s in self.columns.slices]
@@ -141,7 +142,7 @@ class NADE(GradientModel):
 
     def _params(self, x: Tensor, c: Tensor | None) -> Tensor:
         """The parameters of all conditionals side by side, (B, total), as `ColumnLikelihood` takes them."""
-        f = self._padded(self.features.encode(x).flatten(1))[:, self.sequence]
+        f = self._padded(self.features.see(x).flatten(1))[:, self.sequence]
         y = self.net(f, c)[:, (ranks(self.sequence) - 1).to(x.device)]
         if len(set(self.params)) == 1:
             return y.flatten(1)
@@ -214,7 +215,7 @@ class NADE(GradientModel):
                 elif swarm is not None:
                     index = swarm.weigh(self.columns.likelihoods[d].log_prob(params, x[:, d]), x)
                     a = a if index is None else a[index]
-            a = torch.addmm(a, self.encoders[d].encode(x[:, d : d + 1]), self.net.W[r, : self.widths[d]])
+            a = torch.addmm(a, self.shown[d](x[:, d : d + 1]), self.net.W[r, : self.widths[d]])
         return x.view_as(given)
 
 
