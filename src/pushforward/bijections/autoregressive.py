@@ -21,9 +21,9 @@ __all__ = ["AffineAutoregressive", "RationalQuadraticAutoregressive"]
 class _Autoregressive(Bijection):
     """What the maps share; they differ in g."""
 
-    def __init__(self, dim: int, params: int, condition_dim: int, hidden: Sequence[int]):
+    def __init__(self, dim: int, params: int, condition_dim: int, hidden: Sequence[int], *, planes: bool = False):
         super().__init__()
-        self.net = MaskedMLP([1] * dim, [params] * dim, hidden, condition_dim, direct=False)
+        self.net = MaskedMLP([1] * dim, [params] * dim, hidden, condition_dim, direct=False, planes=planes)
         with torch.no_grad():  # near the identity at first, yet gradients reach every layer
             for p in (*self.net.out.parameters(), *(self.net.condition[-1:].parameters())):
                 p.mul_(0.1)
@@ -33,7 +33,10 @@ class _Autoregressive(Bijection):
         """g (or its inverse) of some entries (B, n) with parameters (P, B, n), and its log-slopes, (B, n)."""
 
     def _apply_all(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self._move(x, self.net(near(x), c).unflatten(1, (x.shape[1], -1)).movedim(-1, 0))
+        params = self.net(near(x), c)
+        if self.net.planes:
+            return self._move(x, params.unflatten(1, (-1, x.shape[1])).transpose(0, 1))
+        return self._move(x, params.unflatten(1, (x.shape[1], -1)).movedim(-1, 0))
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y, log_slopes = self._apply_all(x, c)
@@ -102,7 +105,7 @@ class AffineAutoregressive(_Autoregressive):
     """
 
     def __init__(self, dim: int, condition_dim: int = 0, hidden: Sequence[int] = (128, 128), max_log_scale: float = 3.0):
-        super().__init__(dim, 2, condition_dim, hidden)
+        super().__init__(dim, 2, condition_dim, hidden, planes=True)
         self.max_log_scale = max_log_scale
 
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
