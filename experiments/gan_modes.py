@@ -10,7 +10,7 @@ core. Pictures: 2,500 samples of each first seed. `--keep FOLDER` keeps the samp
 on where it was.
 
     python experiments/gan_modes.py --steps 56000 --seeds 10 --only default --name gan_modes_default    # the full form, 2 hours of a core
-    python experiments/gan_modes.py --minutes 0.3 --seeds 1 --out FOLDER            # the reduced form of the whole table
+    python experiments/gan_modes.py --minutes 1 --seeds 1 --out FOLDER              # the reduced form of the whole table
 """
 
 import argparse
