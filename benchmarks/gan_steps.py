@@ -14,13 +14,14 @@ that nobody uses. Contenders run in turn, in a process each, for a short and a l
 import argparse
 import itertools
 import statistics
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from _timing import Result, apart, interleave
+from _timing import Result, apart
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -150,6 +151,15 @@ def contenders(name: str, data: pf.Data) -> dict[str, Callable[[int], None]]:
     return found
 
 
+def seconds_a_round(work: Callable[[int], None], short: int, long: int) -> float:
+    """What a round costs: the difference between a long call and a short one."""
+    times = [time.perf_counter()]
+    for n in (short, long):
+        work(n)
+        times.append(time.perf_counter())
+    return (times[2] - 2 * times[1] + times[0]) / (long - short)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(GAMES), default=list(GAMES))
@@ -166,13 +176,11 @@ if __name__ == "__main__":
         for name in given.only:
             _, short, long, _ = GAMES[name]
             makers = contenders(name, sets[name.split(",")[0]])
-            calls = {f"{who}, {n}": partial(work, n) for who, work in makers.items() for n in (short, long)}
-            with apart(calls) as works:
-                rows = interleave(works, floor=f"by hand, {short}", repeats=given.repeats, unit="call")
-            cost = {
-                who: [(b - a) / (long - short) for a, b in zip(rows[f"{who}, {short}"]["times"], rows[f"{who}, {long}"]["times"])]
-                for who in makers
-            }
+            with apart({who: partial(seconds_a_round, work, short, long) for who, work in makers.items()}) as works:
+                for work in works.values():
+                    work()
+                rounds = [{who: work() for who, work in works.items()} for _ in range(given.repeats)]
+            cost = {who: [r[who] for r in rounds] for who in makers}
             for who, values in cost.items():
                 result.add(f"{name}: {who}", 1e3 * statistics.median(values), unit="ms a round", kind="median slope")
             wanted = "<= 0.8" if name == "DCGAN" else None
