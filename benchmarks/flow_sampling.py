@@ -11,7 +11,6 @@ import argparse
 import torch
 from _timing import Result, interleave
 
-from pushforward.bijections import near
 from pushforward.data.spec import DataSpec
 from pushforward.models.exact.dense import DenseFlow
 from pushforward.models.exact.maf import MAF, AutoregressiveSplineFlow
@@ -25,8 +24,7 @@ def full_passes(model: DenseFlow, z: torch.Tensor) -> torch.Tensor:
             continue
         x = torch.zeros_like(z)
         for d in range(z.shape[1]):
-            params = f.net(near(x)).unflatten(1, (z.shape[1], -1))[:, d : d + 1]
-            x[:, d : d + 1] = f._move(z[:, d : d + 1], params, inverse=True)[0]
+            x[:, d : d + 1] = f._move(z[:, d : d + 1], f._params(x, None)[..., d : d + 1], inverse=True)[0]
         z = x
     return z
 

@@ -170,7 +170,7 @@ def plants() -> Iterator[tuple[str, str, object, str, Callable[..., object]]]:
     yield "AffineAutoregressive: the raw log-scale, its bound forgotten", "AffineAutoregressive", B.AffineAutoregressive, "_move", unbounded
 
     def first(right, self, x, c=None):
-        return right(self, x, c)[0], self._apply_all(x, c)[1][:, 0]
+        return right(self, x, c)[0], self._move(x, self._params(x, c))[1][:, 0]
 
     yield "AffineAutoregressive.forward: the first entry for all", "AffineAutoregressive", B.AffineAutoregressive, "forward", first
     inside = spline_slope(lambda x, v, bound: torch.where(x.abs() < bound, v - math.log(2 * bound), v))

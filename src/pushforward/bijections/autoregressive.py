@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..nn.masked import MaskedMLP
@@ -32,14 +33,15 @@ class _Autoregressive(Bijection):
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """g (or its inverse) of some entries (B, n) with parameters (P, B, n), and its log-slopes, (B, n)."""
 
-    def _apply_all(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _params(self, x: Tensor, c: Tensor | None) -> Float[Tensor, "P B D"]:
+        """The parameters of all entries."""
         params = self.net(near(x), c)
         if self.net.planes:
-            return self._move(x, params.unflatten(1, (-1, x.shape[1])).transpose(0, 1))
-        return self._move(x, params.unflatten(1, (x.shape[1], -1)).movedim(-1, 0))
+            return params.unflatten(1, (-1, x.shape[1])).transpose(0, 1)
+        return params.unflatten(1, (x.shape[1], -1)).movedim(-1, 0)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y, log_slopes = self._apply_all(x, c)
+        y, log_slopes = self._move(x, self._params(x, c))
         return y, log_slopes.sum(1)
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -72,7 +74,7 @@ class _Autoregressive(Bijection):
         """
         with torch.enable_grad():
             at = x.detach().requires_grad_()
-            image, log_slopes = self._apply_all(at, c)
+            image, log_slopes = self._move(at, self._params(at, c))
             rest = y - image
         slopes, small = log_slopes.detach().exp(), torch.finfo(x.dtype).eps
 
