@@ -165,7 +165,7 @@ def plants() -> Iterator[tuple[str, str, object, str, Callable[..., object]]]:
 
     def unbounded(right, self, x, params, *, inverse=False):
         y, _ = right(self, x, params, inverse=inverse)
-        return y, (-params[..., 0] if inverse else params[..., 0])
+        return y, (-params[0] if inverse else params[0])
 
     yield "AffineAutoregressive: the raw log-scale, its bound forgotten", "AffineAutoregressive", B.AffineAutoregressive, "_move", unbounded
 
