@@ -44,6 +44,28 @@ def apart(contenders: dict[str, Callable[[], Any]]) -> Iterator[dict[str, Callab
             pipe.send(False)
 
 
+def _slope(work: Callable[[int], Any], short: int, long: int) -> float:
+    times = [time.perf_counter()]
+    for n in (short, long):
+        work(n)
+        times.append(time.perf_counter())
+    return (times[2] - 2 * times[1] + times[0]) / (long - short)
+
+
+def slopes(works: dict[str, Callable[[int], Any]], short: int, long: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds that one more unit of each work(n) takes, round by round, after one warm-up: a long call less a short one, so that set-up
+    falls out. The contenders are `apart`.
+    """
+    with apart({name: functools.partial(_slope, work, short, long) for name, work in works.items()}) as calls:
+        for call in calls.values():
+            call()
+        rounds = [{name: call() for name, call in calls.items()} for _ in range(repeats)]
+    found = {name: [r[name] for r in rounds] for name in works}
+    for name, values in found.items():
+        print(f"{name:28s} {1e3 * statistics.median(values):9.3f} ms", flush=True)
+    return found
+
+
 def interleave(
     contenders: dict[str, Callable[[], Any]], *, floor: str, repeats: int, per: float = 1.0, unit: str = "step"
 ) -> dict[str, dict[str, Any]]:

@@ -14,20 +14,18 @@ that nobody uses. Contenders run in turn, in a process each, for a short and a l
 import argparse
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from _timing import Result, apart
+from _timing import Result, slopes
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import pushforward as pf
 
-Work = Callable[[], None]
 CHANNELS, NOISE = 32, 64
 ADAM: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999)}
 PLAIN: dict[str, Any] = {"relativistic": False, "r1": 0.0, "r2": 0.0, "rounding": "soft"}
@@ -151,15 +149,6 @@ def contenders(name: str, data: pf.Data) -> dict[str, Callable[[int], None]]:
     return found
 
 
-def seconds_a_round(work: Callable[[int], None], short: int, long: int) -> float:
-    """What a round costs: the difference between a long call and a short one."""
-    times = [time.perf_counter()]
-    for n in (short, long):
-        work(n)
-        times.append(time.perf_counter())
-    return (times[2] - 2 * times[1] + times[0]) / (long - short)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(GAMES), default=list(GAMES))
@@ -175,12 +164,7 @@ if __name__ == "__main__":
     with Result("bench_gan_steps", settings={"games": given.only, "channels": CHANNELS, "repeats": given.repeats}) as result:
         for name in given.only:
             _, short, long, _ = GAMES[name]
-            makers = contenders(name, sets[name.split(",")[0]])
-            with apart({who: partial(seconds_a_round, work, short, long) for who, work in makers.items()}) as works:
-                for work in works.values():
-                    work()
-                rounds = [{who: work() for who, work in works.items()} for _ in range(given.repeats)]
-            cost = {who: [r[who] for r in rounds] for who in makers}
+            cost = slopes(contenders(name, sets[name.split(",")[0]]), short, long, given.repeats)
             for who, values in cost.items():
                 result.add(f"{name}: {who}", 1e3 * statistics.median(values), unit="ms a round", kind="median slope")
             wanted = "<= 0.8" if name == "DCGAN" else None

@@ -1,8 +1,8 @@
 """A training step of each family of the latent wing through `fit`, beside bare loops, and beside pythae on the same models.
 
 Two kinds of bare loop: the networks and the loss written out by hand (autoencoder, VAE, adversarial autoencoder), and for the larger
-models their own objectives in a loop without an engine: batches by index, fused Adam, nothing logged. Contenders run in turn in one
-process, each for a short and a long call; the difference is what its steps cost. Targets: at most 1.05x of the bare loop, and at least
+models their own objectives in a loop without an engine: batches by index, fused Adam, nothing logged. Contenders run in turn, in a
+process each, for a short and a long call; the difference is what its steps cost. Targets: at most 1.05x of the bare loop, and at least
 1.25x faster than pythae on the same layers, loss, batch and data.
 
     pip install --no-deps --target PEERS pythae cloudpickle imageio pydantic
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _timing import Result, interleave
+from _timing import Result, slopes
 from torch import Tensor, nn
 
 import pushforward as pf
@@ -32,7 +32,6 @@ from pushforward.rng import Rng
 
 BATCH, SHORT, LONG = 128, 1, 5
 HIDDEN, CODE = 400, 20
-Work = Callable[[], None]
 
 MODELS: dict[str, tuple[int, dict[str, Any]]] = {
     "autoencoder": (10_000, {"hidden": (HIDDEN,), "latent_dim": CODE, "network": "mlp", "loss": "squared"}),
@@ -266,12 +265,9 @@ if __name__ == "__main__":
             labels = random.integers(0, 10, rows)
             data = pf.load_data(images, support="binary", label=labels)
             works = contenders(name, data, settings)
-            timed: dict[str, Work] = {f"{k}, {e} epochs": partial(w, e) for k, w in works.items() for e in (SHORT, LONG)}
-            found = interleave(timed, floor=f"fit, {SHORT} epochs", repeats=given.repeats, unit="call")
-            # The slope between a short and a long call is the cost of an epoch: set-up falls out.
-            slope = {k: [b - a for a, b in zip(*(found[f"{k}, {e} epochs"]["times"] for e in (SHORT, LONG)), strict=True)] for k in works}
+            slope = slopes(works, SHORT, LONG, given.repeats)
             for k, values in slope.items():
-                result.add(f"{name}: {k}", 1e3 * statistics.median(values) / (LONG - SHORT), unit="ms an epoch", kind="median slope")
+                result.add(f"{name}: {k}", 1e3 * statistics.median(values), unit="ms an epoch", kind="median slope")
             for k in slope.keys() - {"fit", "pythae"}:
                 ratio = statistics.median(f / b for b, f in zip(slope[k], slope["fit"], strict=True))
                 result.add(f"{name}: fit over {k}", ratio, unit="x", kind="median of rounds", target="<= 1.05")

@@ -1,7 +1,7 @@
 """One training step of the VAE 784-H-20, batch 128, through `fit`, beside a bare in-memory PyTorch loop with the same arithmetic.
 
-The bare loop is what one would write by hand: the same layers, fused Adam, batches gathered by index. Contenders run in turn in one
-process, each for a short and a long call; the difference is what its steps cost. Targets: H = 400 at most 1.05x, H = 16 at most
+The bare loop is what one would write by hand: the same layers, fused Adam, batches gathered by index. Contenders run in turn, in a
+process each, for a short and a long call; the difference is what its steps cost. Targets: H = 400 at most 1.05x, H = 16 at most
 +0.1 ms a step.
 
     python benchmarks/train_step.py [--threads 1]
@@ -9,12 +9,12 @@ process, each for a short and a long call; the difference is what its steps cost
 
 import argparse
 import statistics
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _timing import Result, interleave
+from _timing import Result, slopes
 from torch import Tensor, nn
 
 import pushforward as pf
@@ -38,28 +38,21 @@ class Bare(nn.Module):
         return (reconstruction + kl).mean()
 
 
-def bare(x: Tensor, hidden: int, epochs: int, *, bf16: bool = False) -> Callable[[], None]:
-    def work() -> None:
-        # A new model each time, as fit makes one: long trained ones slow down on subnormal numbers.
-        model = Bare(hidden)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-        for _ in range(epochs):
-            for index in torch.randperm(len(x))[: len(x) // BATCH * BATCH].split(BATCH):
-                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    loss = model(x[index])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-
-    return work
+def bare(x: Tensor, hidden: int, epochs: int) -> None:
+    # A new model each time, as fit makes one: long trained ones slow down on subnormal numbers.
+    model = Bare(hidden)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    for _ in range(epochs):
+        for index in torch.randperm(len(x))[: len(x) // BATCH * BATCH].split(BATCH):
+            loss = model(x[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
-def fit(data: pf.Data, hidden: int, epochs: int, **settings: object) -> Callable[[], None]:
-    def work() -> None:
-        model = pf.VAE(hidden=(hidden,), network="mlp")
-        model.fit(data, epochs=epochs, batch_size=BATCH, schedule="constant", validate_every=10**9, progress=False, **settings)
-
-    return work
+def fit(data: pf.Data, hidden: int, precision: str, epochs: int) -> None:
+    model = pf.VAE(hidden=(hidden,), network="mlp")
+    model.fit(data, epochs=epochs, batch_size=BATCH, schedule="constant", validate_every=10**9, progress=False, precision=precision)
 
 
 if __name__ == "__main__":
@@ -71,24 +64,15 @@ if __name__ == "__main__":
     images = (np.random.default_rng(0).random((10_000, 28, 28)) < 0.3).astype(np.uint8)
     data = pf.load_data(images, support="binary")
     x = data.train.tensor().flatten(1)
-    steps = (LONG - SHORT) * (len(x) // BATCH)
     with Result("bench_train_step", settings={"batch": BATCH, "epochs": [SHORT, LONG], "repeats": given.repeats}) as result:
         for hidden in (400, 16):
             makers = {
-                "bare": lambda epochs, h=hidden: bare(x, h, epochs),
-                "fit": lambda epochs, h=hidden: fit(data, h, epochs),
-                "fit bf16": lambda epochs, h=hidden: fit(data, h, epochs, precision="bf16"),
+                "bare": partial(bare, x, hidden),
+                "fit": partial(fit, data, hidden, "32"),
+                "fit bf16": partial(fit, data, hidden, "bf16"),
             }
-            contenders = {f"{name}, {epochs} epochs": make(epochs) for name, make in makers.items() for epochs in (SHORT, LONG)}
-            rows = interleave(contenders, floor=f"bare, {SHORT} epochs", repeats=given.repeats, unit="call")
-            # The slope between a short and a long call is the cost of a step: set-up falls out.
-            slope = {
-                name: [
-                    1e3 * (long - short) / steps
-                    for short, long in zip(rows[f"{name}, {SHORT} epochs"]["times"], rows[f"{name}, {LONG} epochs"]["times"], strict=True)
-                ]
-                for name in makers
-            }
+            seconds = slopes(makers, SHORT, LONG, given.repeats)
+            slope = {name: [1e3 * s / (len(x) // BATCH) for s in values] for name, values in seconds.items()}
             for name, values in slope.items():
                 result.add(f"VAE 784-{hidden}-20: {name}", statistics.median(values), unit="ms a step", kind="median slope")
             pairs = list(zip(slope["bare"], slope["fit"], slope["fit bf16"], strict=True))

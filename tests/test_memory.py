@@ -36,7 +36,7 @@ def libc(monkeypatch: pytest.MonkeyPatch) -> Libc:
 
 @pytest.mark.skipif(sys.platform != "linux" or "glibc" not in platform.libc_ver(), reason="glibc's allocator")
 def test_memory_that_a_step_frees_is_kept_and_given_back_after() -> None:
-    """Blocks of 80 MB, which glibc maps one by one: 20,480 pages each, paid for in every step; once they are kept, none is."""
+    """Blocks of 80 MB, which glibc maps one by one: their pages are paid for in every step; once they are kept, none is."""
     program = """
         import resource, torch
         from pathlib import Path
@@ -50,7 +50,7 @@ def test_memory_that_a_step_frees_is_kept_and_given_back_after() -> None:
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
         def resident():
-            return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+            return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
         torch.set_num_threads(1)
         print(pages(1), resident())
@@ -68,9 +68,8 @@ def test_memory_that_a_step_frees_is_kept_and_given_back_after() -> None:
     *figures, on_the_heap = said.splitlines()
     (paid, before), (paid_within, within), (paid_after, after) = ([float(v) for v in line.split()] for line in figures)
     assert on_the_heap == "False"  # large blocks are mapped again
-    # All of a step's 40,960 pages outside; within, what Python itself may ask for.
-    assert min(paid, paid_after) > 40_000
-    assert paid_within < 1_000
+    # All of a step's pages outside, however large the system makes them; within, what Python itself may ask for.
+    assert paid_within < min(paid, paid_after) / 10
     assert within > before + 150  # MB: both blocks are there
     assert after < before + 50
 

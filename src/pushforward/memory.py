@@ -2,8 +2,8 @@
 
 glibc's allocator maps blocks above a threshold one by one and gives them back to the system as soon as they are free; it also gives back
 the top of its heap. The threshold starts at 128 KB, a batch of 256 activations of a layer of 128 units, and follows what is freed up to
-32 MB. Whoever computes the same thing again then pays for every page anew: zeroing and mapping it takes longer than most of what
-happens to its numbers after.
+32 MB. Whoever computes the same thing again then pays for every page anew: zeroing and mapping it can take longer than the
+arithmetic on it.
 """
 
 import contextlib

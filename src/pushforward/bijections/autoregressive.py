@@ -22,9 +22,9 @@ __all__ = ["AffineAutoregressive", "RationalQuadraticAutoregressive"]
 class _Autoregressive(Bijection):
     """What the maps share; they differ in g."""
 
-    def __init__(self, dim: int, params: int, condition_dim: int, hidden: Sequence[int], *, planes: bool = False):
+    def __init__(self, dim: int, params: int, condition_dim: int, hidden: Sequence[int]):
         super().__init__()
-        self.net = MaskedMLP([1] * dim, [params] * dim, hidden, condition_dim, direct=False, planes=planes)
+        self.net = MaskedMLP([1] * dim, [params] * dim, hidden, condition_dim, direct=False)
         with torch.no_grad():  # near the identity at first, yet gradients reach every layer
             for p in (*self.net.out.parameters(), *(self.net.condition[-1:].parameters())):
                 p.mul_(0.1)
@@ -35,10 +35,7 @@ class _Autoregressive(Bijection):
 
     def _params(self, x: Tensor, c: Tensor | None) -> Float[Tensor, "P B D"]:
         """The parameters of all entries."""
-        params = self.net(near(x), c)
-        if self.net.planes:
-            return params.unflatten(1, (-1, x.shape[1])).transpose(0, 1)
-        return params.unflatten(1, (x.shape[1], -1)).movedim(-1, 0)
+        return self.net(near(x), c).unflatten(1, (x.shape[1], -1)).movedim(-1, 0)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y, log_slopes = self._move(x, self._params(x, c))
@@ -107,7 +104,7 @@ class AffineAutoregressive(_Autoregressive):
     """
 
     def __init__(self, dim: int, condition_dim: int = 0, hidden: Sequence[int] = (128, 128), max_log_scale: float = 3.0):
-        super().__init__(dim, 2, condition_dim, hidden, planes=True)
+        super().__init__(dim, 2, condition_dim, hidden)
         self.max_log_scale = max_log_scale
 
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,13 @@ class Features:
         self.as_they_are = spec.support is not None and spec.support.name in ("binary", "real")
         """Whether a network is shown the records themselves; see `see`."""
 
+    def of_columns(self) -> list["Features"]:
+        """The features of each column alone, a record of one entry (B, 1): `see` shows of it what it shows within a whole record."""
+        one = {s: Features(DataSpec("points", (1,), (s,))) for s in self.spec.supports}
+        for features in one.values():
+            features.as_they_are = self.as_they_are
+        return [one[s] for s in self.spec.columns]
+
     def encode(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, "B *features"]:
         """Features of records: (B, *spec.shape) -> (B, *self.shape)."""
         shared = self.spec.support

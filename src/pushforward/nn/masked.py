@@ -86,8 +86,6 @@ class MaskedMLP(nn.Module):
         `natural` (1, 2, ... D), `random`, a permutation fixed by `order_seed`, or the variables 0 .. D-1 in their order.
     direct
         Whether inputs also reach the outputs directly.
-    planes
-        Whether outputs come parameter by parameter, each for all variables, and not variable by variable; all out_widths are then equal.
     """
 
     def __init__(
@@ -99,15 +97,15 @@ class MaskedMLP(nn.Module):
         order: Literal["natural", "random"] | Sequence[int] = "natural",
         order_seed: int = 0,
         direct: bool = True,
-        planes: bool = False,
     ):
         super().__init__()
         D = len(in_widths)
         self.condition_dim = condition_dim
         self.in_widths, self.out_widths = list(in_widths), list(out_widths)
-        self.planes = planes
         self.sequence = sequence_of(D, order, order_seed) if isinstance(order, str) else list(order)
-        r_in, r_out = self.of_features(self.sequence)
+        rank = ranks(self.sequence)
+        r_in = rank.repeat_interleave(torch.tensor(self.in_widths))
+        r_out = rank.repeat_interleave(torch.tensor(self.out_widths))
         lowest = 0 if condition_dim or D == 1 else 1
         # Sorted, spread evenly over lowest .. D-1.
         self.degrees: list[Tensor] = [lowest + torch.arange(width) * (D - lowest) // width for width in hidden]
@@ -148,8 +146,8 @@ class MaskedMLP(nn.Module):
         layers = [layer for layer in self.hidden if isinstance(layer, MaskedLinear)]
         weights = [layer.masked() for layer in layers]
         bases = [self._base(layer, i, n, c) for i, layer in enumerate(layers)]
-        last, last_base = self._by_variable(self.out.masked()), self._by_variable(self._base(self.out, -1, n, c))
-        direct = None if self.direct is None else self._by_variable(self.direct.masked())[:, by_rank]
+        last, last_base = self.out.masked(), self._base(self.out, -1, n, c)
+        direct = None if self.direct is None else self.direct.masked()[:, by_rank]
         if weights:
             weights[0] = weights[0][:, by_rank]
         else:
@@ -185,16 +183,6 @@ class MaskedMLP(nn.Module):
                 move(index, 1, features, *units)
             places[r].copy_(value)
             known += self.in_widths[d]
-
-    def of_features(self, sequence: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The ranks of the input features and of the outputs where the variables come in this order."""
-        rank = ranks(sequence)
-        r_out = rank.repeat(self.out_widths[0]) if self.planes else rank.repeat_interleave(torch.tensor(self.out_widths))
-        return rank.repeat_interleave(torch.tensor(self.in_widths)), r_out
-
-    def _by_variable(self, rows: Tensor) -> Tensor:
-        """Rows of the outputs, variable by variable."""
-        return rows.unflatten(0, (-1, len(self.sequence))).transpose(0, 1).flatten(0, 1) if self.planes else rows
 
     def _base(self, layer: MaskedLinear, i: int, n: int, c: Tensor | None) -> Tensor:
         """What a layer adds to its weighted inputs: b + V c, (units, n)."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .masked import MaskedMLP, masks_of, sequence_of
+from .masked import MaskedMLP, masks_of, ranks, sequence_of
 
 __all__ = ["Ordering", "reordered", "under"]
 
@@ -36,7 +36,8 @@ class Ordering(NamedTuple):
 
 def under(net: MaskedMLP, ordering: Ordering, x: Tensor, c: Tensor | None, drop: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """The network's outputs under the masks of another ordering, (B, out); gradients reach its weights. `drop` as in `forward`."""
-    r_in, r_out = net.of_features(ordering.sequence)
+    rank = ranks(ordering.sequence)
+    r_in, r_out = (rank.repeat_interleave(torch.tensor(w)) for w in (net.in_widths, net.out_widths))
     degrees = [m[units.argsort()] for m, units in zip(net.degrees, ordering.units, strict=True)]
     hidden, out, direct = masks_of(r_in, r_out, degrees)
     masks = {f"hidden.{i}.mask": m for i, m in enumerate(hidden)} | {"out.mask": out}
@@ -50,15 +51,7 @@ def reordered(net: MaskedMLP, ordering: Ordering) -> MaskedMLP:
     """A copy of the network, as it is now, whose own order is this one: units stand by degree, so that it samples incrementally."""
     widths = [len(m) for m in net.degrees]
     with torch.random.fork_rng(devices=[]):
-        new = MaskedMLP(
-            net.in_widths,
-            net.out_widths,
-            widths,
-            net.condition_dim,
-            ordering.sequence,
-            direct=net.direct is not None,
-            planes=net.planes,
-        )
+        new = MaskedMLP(net.in_widths, net.out_widths, widths, net.condition_dim, ordering.sequence, direct=net.direct is not None)
     new.to(net.out.weight.device, net.out.weight.dtype)
     # Rows are the units of a layer, columns those of the layer before.
     rows = [*ordering.units, torch.arange(sum(net.out_widths))]

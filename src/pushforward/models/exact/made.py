@@ -94,15 +94,14 @@ class MADE(GradientModel):
     def _build(self, spec: DataSpec) -> None:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is a share from 0 to below 1, got {self.dropout}.")
+        if self.masks < 1:
+            raise ConfigError(f"masks must be at least 1, got {self.masks}.")
         if self.agnostic and not self.shared:
             raise ConfigError("An agnostic MADE serves every order by one set of weights. Give shared=True, or leave agnostic out.")
         self.nfe = spec.dim
         self.features = Features(spec)
         self.columns = ColumnLikelihood([self._family(s) for s in spec.columns])
-        one = {s: Features(DataSpec("points", (1,), (s,))) for s in spec.supports}
-        self.encoders = [one[s] for s in spec.columns]
-        self.shown = [e.see if self.features.as_they_are else e.encode for e in self.encoders]
-        """What the network is shown of a value of each column, the same as in a whole record."""
+        self.encoders = self.features.of_columns()
         self.net, *others = (self._network(spec, self.order_seed + m) for m in range(1 if self.shared else self.masks))
         self.others = torch.nn.ModuleList(others)
         """The networks of the orderings after the first, where they do not share it."""
@@ -236,7 +235,7 @@ class MADE(GradientModel):
                 x[:, d] = draw(self.columns.likelihoods[d], params, rng, temperature)
             elif swarm is not None:
                 swarm.weigh(self.columns.likelihoods[d].log_prob(params, x[:, d]), x)
-            return self.shown[d](x[:, d : d + 1])
+            return self.encoders[d].see(x[:, d : d + 1])
 
         if incremental:
             net = self._own(ordering) or reordered(self.net, ordering)

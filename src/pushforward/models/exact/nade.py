@@ -123,10 +123,8 @@ class NADE(GradientModel):
         mixed = [f if K == 1 or s.name in ("binary", "categories") or f.name == "categorical" else Mixture(f, K, spread=True)
                  for f, s in zip(families, spec.columns, strict=True)]  # fmt: skip
         self.columns = ColumnLikelihood(mixed)
-        one = {s: Features(DataSpec("points", (1,), (s,))) for s in spec.supports}
-        self.encoders = [one[s] for s in spec.columns]
         self.features = Features(spec)
-        self.shown = [e.see if self.features.as_they_are else e.encode for e in self.encoders]
+        self.encoders = self.features.of_columns()
         self.sequence = sequence_of(spec.dim, self.order, self.order_seed)
         self.widths = [e.dim for e in self.encoders]
         self.params = [s.stop - s.start for s in self.columns.slices]
@@ -215,7 +213,7 @@ class NADE(GradientModel):
                 elif swarm is not None:
                     index = swarm.weigh(self.columns.likelihoods[d].log_prob(params, x[:, d]), x)
                     a = a if index is None else a[index]
-            a = torch.addmm(a, self.shown[d](x[:, d : d + 1]), self.net.W[r, : self.widths[d]])
+            a = torch.addmm(a, self.encoders[d].see(x[:, d : d + 1]), self.net.W[r, : self.widths[d]])
         return x.view_as(given)
 
 
