@@ -9,10 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 from _result import Result as Result
+
+from pushforward.objective import Observer
+
+if TYPE_CHECKING:
+    from pushforward.train import Loop
 
 
 def _serve(work: Callable[[], Any], pipe: Connection) -> None:
@@ -44,26 +49,63 @@ def apart(contenders: dict[str, Callable[[], Any]]) -> Iterator[dict[str, Callab
             pipe.send(False)
 
 
-def _slope(work: Callable[[int], Any], short: int, long: int) -> float:
-    times = [time.perf_counter()]
-    for n in (short, long):
-        work(n)
-        times.append(time.perf_counter())
-    return (times[2] - 2 * times[1] + times[0]) / (long - short)
+class _Turns:
+    """A contender's side of `turns`: called after each of its steps, it waits for its next turn when one is over."""
+
+    def __init__(self, pipe: Connection, steps: int):
+        self.pipe, self.steps, self.left, self.start = pipe, steps, 0, 0.0
+
+    def __call__(self) -> None:
+        if self.left:
+            self.left -= 1
+            if self.left:
+                return
+            self.pipe.send((time.perf_counter() - self.start) / self.steps)
+        self.pipe.recv()
+        self.left, self.start = self.steps, time.perf_counter()
 
 
-def slopes(works: dict[str, Callable[[int], Any]], short: int, long: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds that one more unit of each work(n) takes, round by round, after one warm-up: a long call less a short one, so that set-up
-    falls out. The contenders are `apart`.
+def turns(works: dict[str, Callable[[Callable[[], None]], Any]], steps: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds a step of each contender, turn by turn, after one turn to warm up.
+
+    work(after_step) takes steps without end and calls after_step() after each. Contenders are processes (as in `apart`) that take `steps`
+    steps in turn: the shorter a turn, the more alike is what else the machine does in the turns of a round. Set-up is in none of them.
     """
-    with apart({name: functools.partial(_slope, work, short, long) for name, work in works.items()}) as calls:
-        for call in calls.values():
-            call()
-        rounds = [{name: call() for name, call in calls.items()} for _ in range(repeats)]
-    found = {name: [r[name] for r in rounds] for name in works}
-    for name, values in found.items():
-        print(f"{name:28s} {1e3 * statistics.median(values):9.3f} ms", flush=True)
-    return found
+    fork = multiprocessing.get_context("fork")
+    pipes: dict[str, Connection] = {}
+    processes: list[multiprocessing.Process] = []
+    for name, work in works.items():
+        pipes[name], there = fork.Pipe()
+        processes.append(fork.Process(target=work, args=(_Turns(there, steps),), daemon=True))
+        processes[-1].start()
+        there.close()  # so that one that fails is heard of
+    found: dict[str, list[float]] = {name: [] for name in works}
+    try:
+        for _ in range(1 + repeats):
+            for name, pipe in pipes.items():
+                pipe.send(None)
+                found[name].append(pipe.recv())
+    finally:
+        for process in processes:
+            process.kill()
+    return {name: seconds[1:] for name, seconds in found.items()}
+
+
+def ratio(a: list[float], b: list[float]) -> dict[str, float]:
+    """The median over rounds of a / b, and its standard error: 1.25 sd / sqrt(n), the sd from the middle half of the rounds."""
+    ratios = [x / y for x, y in zip(a, b, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"value": middle, "stderr": 1.2533 * (high - low) / 1.349 / len(ratios) ** 0.5}
+
+
+class AfterStep(Observer):
+    """Calls what `turns` hands to a contender, after each step of `fit`."""
+
+    def __init__(self, after_step: Callable[[], None]):
+        self.after_step = after_step
+
+    def on_step(self, loop: "Loop") -> None:
+        self.after_step()
 
 
 def interleave(

@@ -1,8 +1,7 @@
 """Flows beside zuko, nflows and normflows: a training step, log_prob of 4,096 records and 512 samples, one thread, in turn, a process each.
 
 Same architecture for all: 5 maps, two hidden layers, the entries reversed (or shuffled) in between, 8 bins on [-5, 5]; parameter counts are
-in the settings. All take their steps with the same fused Adam on batches of 256; `fit` is ours through the training loop, per step, by
-its observer's clock. MAF's actnorms, which the peers' flows lack, are left out, but for `fit`. log_prob and samples of ours are the public
+in the settings. All take their steps with the same fused Adam on batches of 256; `fit` is ours through the training loop. MAF's actnorms, which the peers' flows lack, are left out, but for `fit`. log_prob and samples of ours are the public
 calls, on records that are loaded; the peers take tensors.
 
     pip install --no-deps --target PEERS zuko==1.6.0 nflows==0.14 normflows==1.7.3
@@ -16,10 +15,11 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
-from _timing import Result, apart
+from _timing import AfterStep, Result, apart, ratio, turns
 from torch import Tensor, nn
 
 import pushforward as pf
@@ -28,7 +28,6 @@ from pushforward.model import Batch
 from pushforward.models.exact.dense import DenseFlow
 from pushforward.models.exact.flow import RealNVP, SplineFlow
 from pushforward.models.exact.maf import MAF, AutoregressiveSplineFlow
-from pushforward.objective import Observer
 from pushforward.rng import Rng
 
 if __name__ == "__main__":
@@ -55,58 +54,39 @@ def ours(kind: str, dim: int) -> DenseFlow:
     return AutoregressiveSplineFlow(LAYERS, BINS, BOUND, hidden, "reverse")
 
 
-class Clock(Observer):
-    """The time at the end of each round of training."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_step(self, loop: object) -> None:
-        self.times.append(time.perf_counter())
-
-
-def timed(work: Callable[[], object], per: int = 1) -> Callable[[], float]:
+def timed(work: Callable[[], object]) -> Callable[[], float]:
     def call() -> float:
         start = time.perf_counter()
         work()
-        return (time.perf_counter() - start) / per
+        return time.perf_counter() - start
 
     return call
 
 
-def steps_of(module: nn.Module, loss: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> Callable[[], float]:
+def bare(module: nn.Module, loss: Callable[[Tensor], Tensor], x: Tensor, after_step: Callable[[], None]) -> None:
     """Training steps of a bare loop."""
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
-
-    def work() -> None:
-        for _ in range(steps):
-            value = loss(x[torch.randint(len(x), (BATCH,))]).mean()
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-
-    return timed(work, steps)
+    while True:
+        value = loss(x[torch.randint(len(x), (BATCH,))]).mean()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        after_step()
 
 
-def through_fit(kind: str, data: pf.Data, steps: int) -> Callable[[], float]:
-    def call() -> float:
-        clock = Clock()
-        ours(kind, data.spec.dim).fit(
-            data,
-            steps=steps,
-            batch_size=BATCH,
-            optimizer="adam",
-            weight_decay=0.0,
-            lr=1e-3,
-            schedule="constant",
-            clip=None,
-            validate_every=10**9,
-            progress=False,
-            observers=[clock],
-        )
-        return (clock.times[-1] - clock.times[0]) / (len(clock.times) - 1)
-
-    return call
+def through_fit(kind: str, data: pf.Data, after_step: Callable[[], None]) -> None:
+    ours(kind, data.spec.dim).fit(
+        data,
+        steps=10**9,
+        batch_size=BATCH,
+        optimizer="adam",
+        weight_decay=0.0,
+        lr=1e-3,
+        schedule="constant",
+        clip=None,
+        progress=False,
+        observers=[AfterStep(after_step)],
+    )
 
 
 def in_turn(contenders: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
@@ -128,11 +108,11 @@ def compare(result: "Result", title: str, own: tuple[str, ...], found: dict[str,
     best = min(peers, key=lambda name: peers[name])
     for name in own:
         if target is None or target.startswith("<="):
-            ratio = statistics.median(a / b for a, b in zip(found[name], found[best], strict=True))
-            result.add(f"{title}: {name} over the fastest peer ({best})", ratio, unit="x", kind="median of rounds", target=target)
+            versus = ratio(found[name], found[best])
+            result.add(f"{title}: {name} over the fastest peer ({best})", **versus, unit="x", kind="median of rounds", target=target)
         else:
-            ratio = statistics.median(b / a for a, b in zip(found[name], found[best], strict=True))
-            result.add(f"{title}: times faster than the fastest peer ({best})", ratio, unit="x", kind="median of rounds", target=target)
+            versus = ratio(found[best], found[name])
+            result.add(f"{title}: times faster than the fastest peer ({best})", **versus, unit="x", kind="median of rounds", target=target)
 
 
 def run(result: "Result", kind: "Kind", dim: int, names: list[str], given: argparse.Namespace) -> None:
@@ -168,10 +148,10 @@ def run(result: "Result", kind: "Kind", dim: int, names: list[str], given: argpa
     if "step" in given.tasks:
         model.train()
         rng = Rng.seeded(0)
-        own = {"objective": steps_of(model.flow, lambda x: model._loss(Batch(x, None, x[:, 0], rng)).per_record, x, given.steps)}
-        own["fit"] = through_fit(kind, data, given.steps)
-        works = own | {name: steps_of(p.module, lambda x, p=p: -p.log_prob(x), x, given.steps) for name, p in peers.items()}
-        compare(result, f"{kind}, {dim}d, step", tuple(own), in_turn(works, given.repeats), "<= 1.0")
+        own = {"objective": partial(bare, model.flow, lambda x: model._loss(Batch(x, None, x[:, 0], rng)).per_record, x)}
+        own["fit"] = partial(through_fit, kind, data)
+        works = own | {name: partial(bare, p.module, lambda x, p=p: -p.log_prob(x), x) for name, p in peers.items()}
+        compare(result, f"{kind}, {dim}d, step", tuple(own), turns(works, given.steps, given.repeats), "<= 1.0")
 
 
 if __name__ == "__main__":
@@ -181,8 +161,8 @@ if __name__ == "__main__":
     parser.add_argument("--tasks", nargs="*", choices=["log_prob", "sample", "step"], default=["log_prob", "sample", "step"])
     parser.add_argument("--dims", nargs="*", type=int, default=[6, 43])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=40, help="training steps a round")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=50, help="training steps of a turn")
+    parser.add_argument("--repeats", type=int, default=25)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     names = find_peers(given.peers)
