@@ -1,8 +1,9 @@
 """Flows beside zuko, nflows and normflows: a training step, log_prob of 4,096 records and 512 samples, one thread, in turn, a process each.
 
 Same architecture for all: 5 maps, two hidden layers, the entries reversed (or shuffled) in between, 8 bins on [-5, 5]; parameter counts are
-in the settings. All take their steps with the same fused Adam on batches of 256; `fit` is ours through the training loop. MAF's actnorms, which the peers' flows lack, are left out, but for `fit`. log_prob and samples of ours are the public
-calls, on records that are loaded; the peers take tensors.
+in the settings. All take their steps with the same fused Adam on batches of 256; `fit` is ours through the training loop. MAF's actnorms,
+which the peers' flows lack, are left out, but for `fit`. log_prob and samples of ours are the public calls, on records that are loaded; the
+peers take tensors.
 
     pip install --no-deps --target PEERS zuko==1.6.0 nflows==0.14 normflows==1.7.3
     python benchmarks/flow_steps.py --peers PEERS [--dims 6 43] [--only "spline coupling"]
