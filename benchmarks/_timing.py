@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 from _result import Result as Result
@@ -20,7 +23,13 @@ if TYPE_CHECKING:
     from pushforward.train import Loop
 
 
+def _settle() -> None:
+    """Stay on the cores that all contenders take: two cores of a shared machine may differ by several percent for minutes."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-torch.get_num_threads() :])
+
+
 def _serve(work: Callable[[], Any], pipe: Connection) -> None:
+    _settle()
     while pipe.recv():
         pipe.send(work())
 
@@ -65,6 +74,11 @@ class _Turns:
         self.left, self.start = self.steps, time.perf_counter()
 
 
+def _take(work: Callable[[Callable[[], None]], Any], pipe: Connection, steps: int) -> None:
+    _settle()
+    work(_Turns(pipe, steps))
+
+
 def turns(works: dict[str, Callable[[Callable[[], None]], Any]], steps: int, repeats: int) -> dict[str, list[float]]:
     """Seconds a step of each contender, turn by turn, after one turn to warm up.
 
@@ -76,7 +90,7 @@ def turns(works: dict[str, Callable[[Callable[[], None]], Any]], steps: int, rep
     processes: list[multiprocessing.Process] = []
     for name, work in works.items():
         pipes[name], there = fork.Pipe()
-        processes.append(fork.Process(target=work, args=(_Turns(there, steps),), daemon=True))
+        processes.append(fork.Process(target=_take, args=(work, there, steps), daemon=True))
         processes[-1].start()
         there.close()  # so that one that fails is heard of
     found: dict[str, list[float]] = {name: [] for name in works}

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .layout import flat
 from .mlp import activation_layer, initialise, norm_layers
 
 __all__ = ["ConvDecoder", "ConvEncoder", "stages"]
@@ -68,7 +69,7 @@ class ConvEncoder(nn.Module):
             if i == 0 and shift is not None:
                 h = h + shift
             h = self.activation(self.norms[i](h))
-        return self.head(h.flatten(1))
+        return flat(self.head, h)
 
 
 class ConvDecoder(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .conv import doubling, stages
+from .layout import laid_out
 from .mlp import activation_layer, initialise, norm_layers
 
 __all__ = ["ResidualConv", "ResidualDecoder", "ResidualEncoder"]
@@ -79,7 +80,7 @@ class ResidualEncoder(nn.Module):
             h = h + self.condition(c)[:, :, None, None]
         for block in self.blocks[1:]:
             h = block(h)
-        return self.head(self.end(h).mean((2, 3)))
+        return self.head(laid_out(self.end(h)).mean((2, 3)))
 
 
 class ResidualDecoder(nn.Module):

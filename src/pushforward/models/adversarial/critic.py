@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ...errors import ConfigError, DataError
 from ...games import Game
 from ...nn import MLP, ConvEncoder, ResidualEncoder, activation_layer
+from ...nn.layout import laid_out
 from ...penalties import dragan, interpolated, roth, squared_gradient
 from ...rng import Rng
 from ...train import Loss
@@ -95,7 +96,7 @@ class Critic(nn.Module):
         if self.waves is not None:
             out = self.net(self.waves(y if y.ndim == 2 else y.flatten(1)), seen)
         elif self.conv:
-            out = self.net(y.contiguous(memory_format=torch.channels_last), seen)
+            out = self.net(laid_out(y).contiguous(memory_format=torch.channels_last), seen)
         else:
             out = self.net(y) if seen is None else self.net(y, seen)
         if named:
