@@ -280,6 +280,17 @@ def test_dequantise_clips_to_the_support():
     assert f.inverse(far).tolist() == [[-40.0, 0, 0, 0, 0, 0], [40.0, 1, 1, 16, 4, 255]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_a_squeeze_the_ends_stay_finite(dtype):
+    """The top level of three and noise just below 1 add up to 3, as 3 - eps is no number; entries of [0, 1] may be 0 or 1 themselves."""
+    f, end = Dequantise((levels(3), UNIT), alpha=0.0).to(dtype), 1 - torch.finfo(dtype).eps
+    for x, u in (([2.0, 1.0], end), ([0.0, 0.0], 0.0)):
+        y, log_det = f(torch.tensor([x], dtype=dtype), u)
+        assert y.isfinite().all()
+        assert log_det.isfinite().all()
+        assert f.inverse(y)[0, 0] == x[0]
+
+
 def test_real_records_pass_untouched():
     f, x = Dequantise((REAL,) * 3), torch.randn(4, 3)
     y, log_det = f(x)

@@ -35,6 +35,8 @@ MAKERS = {
     "spline coupling": lambda d, c: RationalQuadraticCoupling(d, c, bins=5, hidden=(8,)),
     "spline": lambda d, c: RationalQuadratic(d),
     "affine autoregressive": lambda d, c: AffineAutoregressive(d, c, (8, 8)),
+    "affine autoregressive, in an order": lambda d, c: AffineAutoregressive(d, c, (8, 8), order=[*range(1, d), 0]),
+    "spline autoregressive, in reverse": lambda d, c: RationalQuadraticAutoregressive(d, c, 5, hidden=(8,), order=range(d)[::-1]),
     "spline autoregressive": lambda d, c: RationalQuadraticAutoregressive(d, c, bins=5, hidden=(8,)),
     "inverse": lambda d, c: Inverse(AffineAutoregressive(d, c, (8,))),
     "planar": lambda d, c: Planar(d, c, (8,)),

@@ -22,9 +22,9 @@ __all__ = ["AffineAutoregressive", "RationalQuadraticAutoregressive"]
 class _Autoregressive(Bijection):
     """What the maps share; they differ in g."""
 
-    def __init__(self, dim: int, params: int, condition_dim: int, hidden: Sequence[int]):
+    def __init__(self, dim: int, params: int, condition_dim: int, hidden: Sequence[int], order: Sequence[int] | None):
         super().__init__()
-        self.net = MaskedMLP([1] * dim, [params] * dim, hidden, condition_dim, direct=False)
+        self.net = MaskedMLP([1] * dim, [params] * dim, hidden, condition_dim, order or "natural", direct=False)
         with torch.no_grad():  # near the identity at first, yet gradients reach every layer
             for p in (*self.net.out.parameters(), *(self.net.condition[-1:].parameters())):
                 p.mul_(0.1)
@@ -52,13 +52,12 @@ class _Autoregressive(Bijection):
     def _visit(self, y: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """The inverse, entry by entry; an entry of all records is a row here, so that each step works on memory in one piece."""
         rows = y.t().contiguous().split(1)
-        x, log_slopes = [], []  # the maps' nets visit the entries in their own order
+        x, log_slopes = list(rows), []
 
         def choose(d: int, params: Tensor) -> Tensor:
-            new, log_slope = self._move(rows[d], params.unsqueeze(1), inverse=True)
-            x.append(new)
+            x[d], log_slope = self._move(rows[d], params.unsqueeze(1), inverse=True)
             log_slopes.append(log_slope)
-            return near(new)
+            return near(x[d])
 
         self.net.incremental(len(y), c, choose)
         return torch.cat(x).t().contiguous(), torch.cat(log_slopes).sum(0)
@@ -101,10 +100,19 @@ class AffineAutoregressive(_Autoregressive):
         Widths of the masked network's hidden layers.
     max_log_scale
         The bound m, in nats.
+    order
+        The entries 0 .. D-1 in their order, that of their numbers by default.
     """
 
-    def __init__(self, dim: int, condition_dim: int = 0, hidden: Sequence[int] = (128, 128), max_log_scale: float = 3.0):
-        super().__init__(dim, 2, condition_dim, hidden)
+    def __init__(
+        self,
+        dim: int,
+        condition_dim: int = 0,
+        hidden: Sequence[int] = (128, 128),
+        max_log_scale: float = 3.0,
+        order: Sequence[int] | None = None,
+    ):
+        super().__init__(dim, 2, condition_dim, hidden, order)
         self.max_log_scale = max_log_scale
 
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -131,10 +139,20 @@ class RationalQuadraticAutoregressive(_Autoregressive):
         Half the width of the box.
     hidden
         Widths of the masked network's hidden layers.
+    order
+        The entries 0 .. D-1 in their order, that of their numbers by default.
     """
 
-    def __init__(self, dim: int, condition_dim: int = 0, bins: int = 8, bound: float = 5.0, hidden: Sequence[int] = (128, 128)):
-        super().__init__(dim, 3 * bins - 1, condition_dim, hidden)
+    def __init__(
+        self,
+        dim: int,
+        condition_dim: int = 0,
+        bins: int = 8,
+        bound: float = 5.0,
+        hidden: Sequence[int] = (128, 128),
+        order: Sequence[int] | None = None,
+    ):
+        super().__init__(dim, 3 * bins - 1, condition_dim, hidden, order)
         self.bound = bound
 
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:

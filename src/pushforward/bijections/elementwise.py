@@ -105,6 +105,8 @@ class Dequantise(nn.Module):
             return x, x.new_zeros(len(x))
         v = self.alpha + (1 - 2 * self.alpha) * ((x + u * self.noise) / self.size)
         v = torch.where(self.bounded, v, 0.5)
+        if not self.alpha:  # as in `Logit`: the ends of the interval, which the sum of level and noise may round to
+            v = v.clamp(torch.finfo(v.dtype).tiny, 1 - torch.finfo(v.dtype).eps)
         a, b = v.log(), torch.log1p(-v)
         # log|d logit(v)/dv| = -log v - log(1 - v)
         log_det = -torch.where(self.bounded, a + b, 0.0).sum(1) + self.constant

@@ -41,7 +41,8 @@ class MaskedLinear(nn.Linear):
 
     def masked(self) -> Tensor:
         """M * W, (out, in)."""
-        return self.weight * self.mask.to(self.weight.dtype)  # another ordering hands its masks in as bits
+        mask = self.mask  # another ordering hands its masks in as bits
+        return self.weight * (mask if mask.dtype == self.weight.dtype else mask.to(self.weight.dtype))
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.masked(), self.bias)

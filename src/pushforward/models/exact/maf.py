@@ -15,7 +15,7 @@ IAF's likelihood is trained through its sequential inverse by the implicit funct
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -26,7 +26,6 @@ from ...bijections import (
     Bijection,
     Inverse,
     Linear,
-    Permutation,
     RationalQuadraticAutoregressive,
 )
 from ...data.spec import DataSpec
@@ -44,29 +43,33 @@ class _AutoregressiveFlow(DenseFlow):
     """What the three share; they differ in the map."""
 
     mixing: Mixing
+    boxed: bool = False
+    """Whether maps act within a box, in which an actnorm in front of each keeps the entries."""
     passes: Literal["one", "all"] = "all"
     """Evaluations of a layer's network that a sample needs, one after the other: one, or one (of a D-th of the units) for each entry."""
 
     @abstractmethod
-    def _map(self, dim: int, condition_dim: int) -> Bijection: ...
+    def _map(self, dim: int, condition_dim: int, order: Sequence[int]) -> Bijection: ...
 
     def _steps(self, spec: DataSpec) -> list[Bijection]:
         dim, steps = spec.dim, list[Bijection]()
         self.nfe = self.layers * (dim if self.passes == "all" else 1)
+        natural = range(dim)
         for i in range(self.layers):
             if self.mixing == "lu":
                 steps += [Linear(dim, torch.arange(dim).flip(0) if i else torch.arange(dim))]
-            else:
-                steps += [ActNorm(dim), *([Permutation(dim)] if i else [])]
-            steps.append(self._map(dim, spec.condition_dim))
+            elif i == 0 or self.boxed:
+                steps.append(ActNorm(dim))
+            steps.append(self._map(dim, spec.condition_dim, natural[::-1] if self.mixing == "reverse" and i % 2 else natural))
         return steps
 
 
 class MAF(_AutoregressiveFlow):
     """Masked autoregressive flow: affine maps of each entry given those before it. The density takes one pass a layer.
 
-    Source: Papamakarios, Pavlakou and Murray, Masked Autoregressive Flow for Density Estimation (2017), with actnorm, set from the first
-    records, in place of batch normalisation, whose output depends on the other records of a batch.
+    Source: Papamakarios, Pavlakou and Murray, Masked Autoregressive Flow for Density Estimation (2017), with one actnorm in front, set from
+    the first records, in place of batch normalisation, whose output depends on the other records of a batch. (An actnorm in front of every
+    map changed held-out log-likelihoods of five tables by less than their difference between seeds, and took a tenth of the time.)
 
     Parameters
     ----------
@@ -75,7 +78,7 @@ class MAF(_AutoregressiveFlow):
     hidden
         Widths of the hidden layers of each map's network (Papamakarios et al. use one or two of 100 to 1024).
     mixing
-        What goes between maps: `reverse`, actnorm and the entries in reverse; `lu`, a learned invertible matrix.
+        `reverse`: actnorm in front, and every second map takes the entries in reverse; `lu`: learned invertible matrices between maps.
     max_log_scale
         Largest log-scale of one map, in nats; bounds the growth of rounding errors.
     alpha
@@ -102,8 +105,8 @@ class MAF(_AutoregressiveFlow):
         self.layers, self.hidden, self.mixing = layers, hidden, mixing
         self.max_log_scale, self.alpha = max_log_scale, alpha
 
-    def _map(self, dim: int, condition_dim: int) -> Bijection:
-        return AffineAutoregressive(dim, condition_dim, self.hidden, self.max_log_scale)
+    def _map(self, dim: int, condition_dim: int, order: Sequence[int]) -> Bijection:
+        return AffineAutoregressive(dim, condition_dim, self.hidden, self.max_log_scale, order)
 
 
 class IAF(_AutoregressiveFlow):
@@ -119,7 +122,7 @@ class IAF(_AutoregressiveFlow):
     hidden
         Widths of the hidden layers of each map's network.
     mixing
-        What goes between maps: `reverse`, actnorm and the entries in reverse; `lu`, a learned invertible matrix.
+        `reverse`: actnorm in front, and every second map takes the entries in reverse; `lu`: learned invertible matrices between maps.
     max_log_scale
         Largest log-scale of one map, in nats.
     alpha
@@ -147,8 +150,8 @@ class IAF(_AutoregressiveFlow):
         self.layers, self.hidden, self.mixing = layers, hidden, mixing
         self.max_log_scale, self.alpha = max_log_scale, alpha
 
-    def _map(self, dim: int, condition_dim: int) -> Bijection:
-        return Inverse(AffineAutoregressive(dim, condition_dim, self.hidden, self.max_log_scale))
+    def _map(self, dim: int, condition_dim: int, order: Sequence[int]) -> Bijection:
+        return Inverse(AffineAutoregressive(dim, condition_dim, self.hidden, self.max_log_scale, order))
 
 
 class AutoregressiveSplineFlow(_AutoregressiveFlow):
@@ -167,7 +170,8 @@ class AutoregressiveSplineFlow(_AutoregressiveFlow):
     hidden
         Widths of the hidden layers of each map's network.
     mixing
-        What goes between maps: `lu`, a learned invertible matrix (Durkan et al., section 4.1); `reverse`, actnorm and reversal.
+        `lu`: learned invertible matrices between maps (Durkan et al., section 4.1); `reverse`: actnorm in front of every map,
+        every second of which takes the entries in reverse.
     alpha
         Squeeze of bounded entries before the logit (Dinh et al. 2017, section 4.1).
     dequantisation
@@ -176,6 +180,7 @@ class AutoregressiveSplineFlow(_AutoregressiveFlow):
     """
 
     name = "maf_spline"
+    boxed = True
     training = Training(lr=2e-3, batch_size=256, optimizer="adamw", weight_decay=0.1, schedule="cosine", clip=5.0)
 
     def __init__(
@@ -193,8 +198,8 @@ class AutoregressiveSplineFlow(_AutoregressiveFlow):
         self.layers, self.bins, self.bound = layers, bins, bound
         self.hidden, self.mixing, self.alpha = hidden, mixing, alpha
 
-    def _map(self, dim: int, condition_dim: int) -> Bijection:
-        return RationalQuadraticAutoregressive(dim, condition_dim, self.bins, self.bound, self.hidden)
+    def _map(self, dim: int, condition_dim: int, order: Sequence[int]) -> Bijection:
+        return RationalQuadraticAutoregressive(dim, condition_dim, self.bins, self.bound, self.hidden, order)
 
 
 def known_answers() -> Iterator[Known]:
