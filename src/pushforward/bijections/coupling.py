@@ -37,8 +37,28 @@ class _Conditioner(nn.Module):
         return self.net(near(a), c) if hasattr(self, "net") else self.constant.expand(len(a), *self.shape)
 
 
-class AdditiveCoupling(Bijection):
-    """y_1 = x_1, y_2 = x_2 + t(x_1), for the first a = floor(D / 2) entries x_1 and the others x_2: the log-determinant is 0.
+class _Coupling(Bijection):
+    """What the couplings share; they differ in how x_2 moves."""
+
+    def __init__(self, dim: int, shape: tuple[int, int], condition_dim: int, hidden: Sequence[int], last: bool):
+        super().__init__()
+        self.a, self.last = dim // 2, last
+        self.net = _Conditioner(self.a, shape, condition_dim, hidden)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x_1, which stays, and x_2."""
+        if self.last:
+            x2, x1 = x.split((x.shape[1] - self.a, self.a), 1)
+        else:
+            x1, x2 = x.split((self.a, x.shape[1] - self.a), 1)
+        return x1, x2
+
+    def _join(self, x1: Tensor, x2: Tensor) -> Tensor:
+        return torch.cat([x2, x1] if self.last else [x1, x2], 1)
+
+
+class AdditiveCoupling(_Coupling):
+    """y_1 = x_1, y_2 = x_2 + t(x_1), for a = floor(D / 2) entries x_1 and the others x_2: the log-determinant is 0.
 
     Source: Dinh, Krueger and Bengio, NICE (2015), section 3.2.
 
@@ -48,24 +68,24 @@ class AdditiveCoupling(Bijection):
         D and C.
     hidden
         Widths of the conditioner's hidden layers.
+    last
+        Whether the last a entries stay; or the first.
     """
 
-    def __init__(self, dim: int, condition_dim: int = 0, hidden: Sequence[int] = (128, 128)):
-        super().__init__()
-        self.a = dim // 2
-        self.net = _Conditioner(self.a, (dim - self.a, 1), condition_dim, hidden)
+    def __init__(self, dim: int, condition_dim: int = 0, hidden: Sequence[int] = (128, 128), last: bool = False):
+        super().__init__(dim, (dim - dim // 2, 1), condition_dim, hidden, last)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x1, x2 = x.split((self.a, x.shape[1] - self.a), 1)
-        return torch.cat([x1, x2 + self.net(x1, c).squeeze(-1)], 1), x.new_zeros(len(x))
+        x1, x2 = self._split(x)
+        return self._join(x1, x2 + self.net(x1, c).squeeze(-1)), x.new_zeros(len(x))
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y1, y2 = y.split((self.a, y.shape[1] - self.a), 1)
-        return torch.cat([y1, y2 - self.net(y1, c).squeeze(-1)], 1), y.new_zeros(len(y))
+        y1, y2 = self._split(y)
+        return self._join(y1, y2 - self.net(y1, c).squeeze(-1)), y.new_zeros(len(y))
 
 
-class AffineCoupling(Bijection):
-    r"""y_1 = x_1, y_2 = x_2 exp(s(x_1)) + t(x_1), for the first a = floor(D / 2) entries x_1 and the others x_2.
+class AffineCoupling(_Coupling):
+    r"""y_1 = x_1, y_2 = x_2 exp(s(x_1)) + t(x_1), for a = floor(D / 2) entries x_1 and the others x_2.
 
     log|det| = sum s. The log-scale is bounded smoothly, s = m tanh(r / m), so that neither direction can overflow.
 
@@ -79,30 +99,37 @@ class AffineCoupling(Bijection):
         Widths of the conditioner's hidden layers.
     max_log_scale
         The bound m on \|s\|, in nats.
+    last
+        Whether the last a entries stay; or the first.
     """
 
-    def __init__(self, dim: int, condition_dim: int = 0, hidden: Sequence[int] = (128, 128), max_log_scale: float = 3.0):
-        super().__init__()
-        self.a = dim // 2
+    def __init__(
+        self,
+        dim: int,
+        condition_dim: int = 0,
+        hidden: Sequence[int] = (128, 128),
+        max_log_scale: float = 3.0,
+        last: bool = False,
+    ):
+        super().__init__(dim, (2, dim - dim // 2), condition_dim, hidden, last)
         self.max_log_scale = max_log_scale
-        self.net = _Conditioner(self.a, (2, dim - self.a), condition_dim, hidden)
 
     def _params(self, x1: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         s, t = self.net(x1, c).unbind(1)
         return within(s, self.max_log_scale), t
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x1, x2 = x.split((self.a, x.shape[1] - self.a), 1)
+        x1, x2 = self._split(x)
         s, t = self._params(x1, c)
-        return torch.cat([x1, torch.addcmul(t, x2, s.exp())], 1), s.sum(1)
+        return self._join(x1, torch.addcmul(t, x2, s.exp())), s.sum(1)
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y1, y2 = y.split((self.a, y.shape[1] - self.a), 1)
+        y1, y2 = self._split(y)
         s, t = self._params(y1, c)
-        return torch.cat([y1, (y2 - t) * (-s).exp()], 1), -s.sum(1)
+        return self._join(y1, (y2 - t) * (-s).exp()), -s.sum(1)
 
 
-class RationalQuadraticCoupling(Bijection):
+class RationalQuadraticCoupling(_Coupling):
     """y_1 = x_1, y_2 = spline(x_2; theta(x_1)): a monotone rational-quadratic spline for each entry, the identity outside [-bound, bound].
 
     Source: Durkan, Bekasov, Murray and Papamakarios, Neural Spline Flows (2019), section 3.
@@ -117,19 +144,28 @@ class RationalQuadraticCoupling(Bijection):
         Half the width of the box.
     hidden
         Widths of the conditioner's hidden layers.
+    last
+        Whether the last a entries stay; or the first.
     """
 
-    def __init__(self, dim: int, condition_dim: int = 0, bins: int = 8, bound: float = 5.0, hidden: Sequence[int] = (128, 128)):
-        super().__init__()
-        self.a, self.bins, self.bound = dim // 2, bins, bound
-        self.net = _Conditioner(self.a, (dim - self.a, 3 * bins - 1), condition_dim, hidden)
+    def __init__(
+        self,
+        dim: int,
+        condition_dim: int = 0,
+        bins: int = 8,
+        bound: float = 5.0,
+        hidden: Sequence[int] = (128, 128),
+        last: bool = False,
+    ):
+        super().__init__(dim, (dim - dim // 2, 3 * bins - 1), condition_dim, hidden, last)
+        self.bins, self.bound = bins, bound
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x1, x2 = x.split((self.a, x.shape[1] - self.a), 1)
+        x1, x2 = self._split(x)
         y2, change = spline(x2, self.net(x1, c), self.bound, raw=True)
-        return torch.cat([x1, y2], 1), change.sum(1)
+        return self._join(x1, y2), change.sum(1)
 
     def inverse(self, y: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y1, y2 = y.split((self.a, y.shape[1] - self.a), 1)
+        y1, y2 = self._split(y)
         x2, change = spline(y2, self.net(y1, c), self.bound, inverse=True, raw=True)
-        return torch.cat([y1, x2], 1), change.sum(1)
+        return self._join(y1, x2), change.sum(1)

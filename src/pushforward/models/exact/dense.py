@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...bijections import ActNorm, AffineCoupling, Bijection, Compose, Linear, Permutation
+from ...bijections import ActNorm, AffineCoupling, Bijection, Compose, Linear
 from ...bijections.variational import VariationalNoise
 from ...data import Data
 from ...data.spec import DataSpec
@@ -55,10 +55,7 @@ class DenseFlow(DequantisedFlow):
         """A flow of the noise of the discrete entries, given the record and the condition."""
         d = sum(s.discrete for s in spec.columns)
         given = spec.condition_dim + sum((s.size or 1) if s.name == "categories" else 1 for s in spec.columns)
-        steps: list[Bijection] = []
-        for i in range(NOISE_STEPS):
-            steps += [*([Permutation(d)] if i else []), AffineCoupling(d, given, NOISE_HIDDEN)]
-        return Compose(steps)
+        return Compose([AffineCoupling(d, given, NOISE_HIDDEN, last=i % 2 == 1) for i in range(NOISE_STEPS)])
 
     def _draw_noise(self, noise: VariationalNoise, x: Tensor, c: Tensor | None, rng: Rng) -> tuple[Tensor, Tensor]:
         at = self.dequantise.noise > 0

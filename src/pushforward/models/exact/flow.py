@@ -52,7 +52,7 @@ class _CouplingFlow(DenseFlow):
         """What comes before any mixing."""
 
     @abstractmethod
-    def _coupling(self, dim: int, condition_dim: int) -> Bijection: ...
+    def _coupling(self, dim: int, condition_dim: int, last: bool) -> Bijection: ...
 
     def _steps(self, spec: DataSpec) -> list[Bijection]:
         dim = spec.dim
@@ -61,11 +61,9 @@ class _CouplingFlow(DenseFlow):
         for i in range(self.layers):
             # Two entries must swap; more are shuffled, so that over the layers every entry meets every other.
             order = torch.randperm(dim) if dim > 2 else torch.arange(dim).flip(0)
-            if mixing == "reverse":
-                steps += [Permutation(dim)] if i else []
-            else:
+            if mixing != "reverse":
                 steps.append(Linear(dim, order) if mixing == "lu" else Permutation(dim, order))
-            steps.append(self._coupling(dim, spec.condition_dim))
+            steps.append(self._coupling(dim, spec.condition_dim, mixing == "reverse" and i % 2 == 1))
         return steps
 
 
@@ -82,7 +80,7 @@ class RealNVP(_CouplingFlow):
         Widths of the hidden layers of each coupling's network; wider ones overfit a thousand digits at once.
     mixing
         What goes between couplings: `lu`, a learned invertible matrix (Kingma & Dhariwal 2018); `permutation`, a fixed random one;
-        `reverse`, the entries from last to first, the quickest; `auto`, the matrix up to 128 entries.
+        `reverse`, halves that change places, the quickest; `auto`, the matrix up to 128 entries.
     max_log_scale
         Largest log-scale of one coupling, in nats; bounds the growth of rounding errors.
     alpha
@@ -112,8 +110,8 @@ class RealNVP(_CouplingFlow):
     def _first(self, dim: int) -> list[Bijection]:
         return []
 
-    def _coupling(self, dim: int, condition_dim: int) -> Bijection:
-        return AffineCoupling(dim, condition_dim, self.hidden, self.max_log_scale)
+    def _coupling(self, dim: int, condition_dim: int, last: bool) -> Bijection:
+        return AffineCoupling(dim, condition_dim, self.hidden, self.max_log_scale, last)
 
 
 class SplineFlow(_CouplingFlow):
@@ -136,7 +134,7 @@ class SplineFlow(_CouplingFlow):
         Widths of the hidden layers of each coupling's network.
     mixing
         What goes between couplings: `lu`, a learned invertible matrix (Durkan et al., section 4.1); `permutation`, a fixed random one;
-        `reverse`, the entries from last to first, the quickest; `auto`, the matrix up to 128 entries.
+        `reverse`, halves that change places, the quickest; `auto`, the matrix up to 128 entries.
     alpha
         Squeeze of bounded entries before the logit, keeping its ends finite (Dinh et al. 2017, section 4.1).
     dequantisation
@@ -166,9 +164,9 @@ class SplineFlow(_CouplingFlow):
     def _first(self, dim: int) -> list[Bijection]:
         return [RationalQuadratic(dim, MARGINAL_BINS, self.bound)] if self.marginals else []
 
-    def _coupling(self, dim: int, condition_dim: int) -> Bijection:
+    def _coupling(self, dim: int, condition_dim: int, last: bool) -> Bijection:
         bins = self.bins or (32 if dim <= 16 else 8)
-        return RationalQuadraticCoupling(dim, condition_dim, bins, self.bound, self.hidden)
+        return RationalQuadraticCoupling(dim, condition_dim, bins, self.bound, self.hidden, last)
 
 
 # -- known answers ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ the simplest of the coupling flows: its log-determinant is the same number for e
 
 from collections.abc import Iterator
 
-from ...bijections import ActNorm, AdditiveCoupling, Bijection, Permutation
+from ...bijections import ActNorm, AdditiveCoupling, Bijection
 from ...data.spec import DataSpec
 from ...known import Known
 from ...train import Training
@@ -26,7 +26,7 @@ class NICE(DenseFlow):
     Parameters
     ----------
     layers
-        Additive couplings, the entries reversed from one to the next (Dinh et al. use 4; fewer than 3 leave some entries independent).
+        Additive couplings, whose halves change places (Dinh et al. use 4; fewer than 3 leave some entries independent).
     hidden
         Widths of the hidden layers of each coupling's network (Dinh et al. use five of 1000 to 5000 for images).
     alpha
@@ -47,10 +47,8 @@ class NICE(DenseFlow):
         self.layers, self.hidden, self.alpha = layers, hidden, alpha
 
     def _steps(self, spec: DataSpec) -> list[Bijection]:
-        steps: list[Bijection] = [ActNorm(spec.dim)]
-        for _ in range(self.layers):
-            steps += [Permutation(spec.dim), AdditiveCoupling(spec.dim, spec.condition_dim, self.hidden)]
-        return [*steps, ActNorm(spec.dim)]
+        halves = (AdditiveCoupling(spec.dim, spec.condition_dim, self.hidden, last=i % 2 == 1) for i in range(self.layers))
+        return [ActNorm(spec.dim), *halves, ActNorm(spec.dim)]
 
 
 def known_answers() -> Iterator[Known]:
