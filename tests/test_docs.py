@@ -1,8 +1,10 @@
 """What the documents say works, and figures come from results/ alone."""
 
+import contextlib
 import importlib.util
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 
 import pushforward as pf
+from pushforward.cli import app
+from pushforward.errors import RunError
 from pushforward.testing import CHECKS
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +59,19 @@ def test_the_model_of_contributing_finds_the_maximum_of_likelihood(normal: type)
     # and minibatches of 128 records of 360 leave a jitter below 0.02.
     assert model.mu.item() == pytest.approx(train.mean().item(), abs=0.03)
     assert model.log_sigma.exp().item() == pytest.approx(train.std(correction=0).item(), abs=0.03)
+
+
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md")))
+COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^\$ pushforward (.*)$", page.read_text(encoding="utf-8"), re.M)})
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_that_are_shown_can_be_typed(line: str):
+    """Every word is taken; options that a run's model decides are left to the run, which is not there."""
+    name, *words = shlex.split(line, comments=True)
+    command = app.commands[name]
+    with app.make_context("pushforward", [name]) as context, contextlib.suppress(RunError):
+        command.make_context(name, words, parent=context)
 
 
 # -- results ---------------------------------------------------------------------------------------------------------------
