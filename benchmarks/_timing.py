@@ -1,13 +1,11 @@
 """Timing that holds on a shared machine: contenders visited in turn, medians, ratios taken round by round."""
 
-import contextlib
-import functools
 import multiprocessing
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,36 +24,6 @@ if TYPE_CHECKING:
 def _settle() -> None:
     """Stay on the cores that all contenders take: two cores of a shared machine may differ by several percent for minutes."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-torch.get_num_threads() :])
-
-
-def _serve(work: Callable[[], Any], pipe: Connection) -> None:
-    _settle()
-    while pipe.recv():
-        pipe.send(work())
-
-
-@contextlib.contextmanager
-def apart(contenders: dict[str, Callable[[], Any]]) -> Iterator[dict[str, Callable[[], Any]]]:
-    """The contenders in a process each, as they would be in a script of their own.
-
-    Our verbs set the C library's allocator (`pushforward.memory`), from which others in the same process would profit. Linux only: the
-    processes are forks, so nothing may have been trained before.
-    """
-    fork = multiprocessing.get_context("fork")
-    pipes: dict[str, Connection] = {}
-    for name, work in contenders.items():
-        pipes[name], there = fork.Pipe()
-        fork.Process(target=_serve, args=(work, there), daemon=True).start()
-
-    def called(pipe: Connection) -> Any:
-        pipe.send(True)
-        return pipe.recv()
-
-    try:
-        yield {name: functools.partial(called, pipe) for name, pipe in pipes.items()}
-    finally:
-        for pipe in pipes.values():
-            pipe.send(False)
 
 
 class _Turns:
@@ -82,8 +50,11 @@ def _take(work: Callable[[Callable[[], None]], Any], pipe: Connection, steps: in
 def turns(works: dict[str, Callable[[Callable[[], None]], Any]], steps: int, repeats: int) -> dict[str, list[float]]:
     """Seconds a step of each contender, turn by turn, after one turn to warm up.
 
-    work(after_step) takes steps without end and calls after_step() after each. Contenders are processes (as in `apart`) that take `steps`
-    steps in turn: the shorter a turn, the more alike is what else the machine does in the turns of a round. Set-up is in none of them.
+    work(after_step) takes steps without end and calls after_step() after each. Contenders are processes that take `steps` steps in turn:
+    the shorter a turn, the more alike is what else the machine does in the turns of a round. Set-up is in none of them.
+
+    Processes of their own, because our verbs set the C library's allocator (`pushforward.memory`), from which others in the same process
+    would profit. Linux only: they are forks, so nothing may have been trained before.
     """
     fork = multiprocessing.get_context("fork")
     pipes: dict[str, Connection] = {}
@@ -103,6 +74,13 @@ def turns(works: dict[str, Callable[[Callable[[], None]], Any]], steps: int, rep
         for process in processes:
             process.kill()
     return {name: seconds[1:] for name, seconds in found.items()}
+
+
+def again(call: Callable[[], Any], after_step: Callable[[], None]) -> None:
+    """A contender of `turns` whose step is a call."""
+    while True:
+        call()
+        after_step()
 
 
 def ratio(a: list[float], b: list[float]) -> dict[str, float]:

@@ -14,13 +14,12 @@ times (spline autoregressive) faster than the fastest peer. About 12 minutes on 
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
-from _timing import AfterStep, Result, apart, ratio, turns
+from _timing import AfterStep, Result, again, ratio, turns
 from torch import Tensor, nn
 
 import pushforward as pf
@@ -55,15 +54,6 @@ def ours(kind: str, dim: int) -> DenseFlow:
     return AutoregressiveSplineFlow(LAYERS, BINS, BOUND, hidden, "reverse")
 
 
-def timed(work: Callable[[], object]) -> Callable[[], float]:
-    def call() -> float:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-
-    return call
-
-
 def bare(module: nn.Module, loss: Callable[[Tensor], Tensor], x: Tensor, after_step: Callable[[], None]) -> None:
     """Training steps of a bare loop."""
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
@@ -88,15 +78,6 @@ def through_fit(kind: str, data: pf.Data, after_step: Callable[[], None]) -> Non
         progress=False,
         observers=[AfterStep(after_step)],
     )
-
-
-def in_turn(contenders: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Seconds per unit that each contender reports, round by round, after one warm-up."""
-    with apart(contenders) as works:
-        for work in works.values():
-            work()
-        rounds = [{name: work() for name, work in works.items()} for _ in range(repeats)]
-    return {name: [r[name] for r in rounds] for name in contenders}
 
 
 def compare(result: "Result", title: str, own: tuple[str, ...], found: dict[str, list[float]], target: str | None) -> None:
@@ -137,16 +118,16 @@ def run(result: "Result", kind: "Kind", dim: int, names: list[str], given: argpa
     x = whole.tensor()
     repeats = given.repeats if kind.startswith("affine") else max(2, given.repeats // 4)  # splines are slower, and their margins wide
     if "log_prob" in given.tasks:
-        works = {"pushforward": timed(lambda: model.log_prob(whole))}
+        works = {"pushforward": partial(again, lambda: model.log_prob(whole))}
         for name, peer in peers.items():
-            works[name] = timed(torch.no_grad()(lambda p=peer: p.log_prob(x)))
-        compare(result, f"{kind}, {dim}d, log_prob", ("pushforward",), in_turn(works, repeats), "<= 1.0")
+            works[name] = partial(again, torch.no_grad()(lambda p=peer: p.log_prob(x)))
+        compare(result, f"{kind}, {dim}d, log_prob", ("pushforward",), turns(works, 1, repeats), "<= 1.0")
     if "sample" in given.tasks:
-        works = {"pushforward": timed(lambda: model.sample(SAMPLES, seed=0))}
+        works = {"pushforward": partial(again, lambda: model.sample(SAMPLES, seed=0))}
         for name, peer in peers.items():
-            works[name] = timed(torch.no_grad()(lambda p=peer: p.sample(SAMPLES)))
+            works[name] = partial(again, torch.no_grad()(lambda p=peer: p.sample(SAMPLES)))
         target = FASTER.get(kind) if dim >= 43 else None
-        compare(result, f"{kind}, {dim}d, sample", ("pushforward",), in_turn(works, repeats), target)
+        compare(result, f"{kind}, {dim}d, sample", ("pushforward",), turns(works, 1, repeats), target)
     if "step" in given.tasks:
         model.train()
         rng = Rng.seeded(0)

@@ -44,7 +44,6 @@ class Permutation(Bijection):
 
     def __init__(self, dim: int, order: Tensor | None = None):
         super().__init__()
-        self.reverse = order is None
         order = torch.arange(dim - 1, -1, -1) if order is None else order.clone()
         self.register_buffer("order", order)
         self.register_buffer("back", order.argsort())
@@ -56,8 +55,6 @@ class Permutation(Bijection):
         return self._moved(y, self.back, self.order), y.new_zeros(()).expand(len(y))
 
     def _moved(self, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
-        if self.reverse:
-            return x.flip(1)
         if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
             return _Reorder.apply(x, order, back)
         return x.index_select(1, order)
